@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base of every model, and the bounded strings and numbers that the resources are made of."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class Model(BaseModel):
+    """A frozen model: camelCase on the wire, snake_case in Python, unknown fields refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    def wire(self) -> dict[str, Any]:
+        """The model as JSON-ready data with camelCase names, unset optional fields left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class Word(str, Enum):
+    """An enumeration whose members print as their value, on every Python (StrEnum needs 3.11)."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+
+Name = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_SUBDOMAIN)]
+ModelName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9._]*[a-z0-9])?$")]
+Uri = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^(pvc|file)://\S+$")]
+Text = Annotated[str, Field(max_length=4096)]
+ShortText = Annotated[str, Field(max_length=256)]
+LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
+LabelValue = Annotated[str, Field(max_length=253)]
+StringMap = Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64)]
+Quantity = Annotated[
+    str,
+    Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$", examples=["64Gi"]),
+]
+QuantityMap = Annotated[dict[str, Quantity], Field(max_length=16)]
+Digest = Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]+$")]

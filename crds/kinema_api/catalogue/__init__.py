@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The catalogue: what each model needs, one YAML file a family."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import cache
+from importlib import resources
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field
+
+from kinema_api.base import Model, ModelName
+from kinema_api.job import Task
+
+__all__ = ["Entry", "Family", "Transformer", "UnknownModelError", "VideoVae", "entry", "families", "model_names"]
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class VideoVae(Model):
+    """The video autoencoder's geometry."""
+
+    channels: Positive
+    """Latent channels."""
+    temporal: Positive
+    """Frames of a latent frame, after the first."""
+    spatial: Positive
+    """Pixels of a latent pixel, each way."""
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a clip."""
+        return (frames - 1) // self.temporal + 1
+
+
+class Transformer(Model):
+    """The diffusion transformer's dimensions."""
+
+    hidden: Positive
+    """Width of a token."""
+    heads: Positive
+    """Attention heads."""
+    layers: Positive
+    """Blocks."""
+    ffn: Positive
+    """Width inside the feed-forward network."""
+    patch: tuple[int, int, int] = (1, 2, 2)
+    """Latent frames, rows and columns of a token."""
+    in_channels: Positive
+    """Channels of the input: noise, and conditions beside it."""
+    text_dim: Positive
+    """Width of a text embedding."""
+    parameters: Positive
+    """Number of parameters."""
+
+
+class Entry(Model):
+    """What one model needs."""
+
+    name: ModelName
+    """The name a job uses."""
+    family: ModelName
+    """Models that share code, pins and one image an accelerator."""
+    description: str
+    """One line for people."""
+    tasks: tuple[Task, ...]
+    """What it does; the first is the default."""
+    pipeline: str
+    """The pipeline class of diffusers."""
+    repository: str = ""
+    """Where the pretrained weights are published."""
+    vae: VideoVae
+    """The video autoencoder's geometry."""
+    transformer: Transformer
+    """The transformer's dimensions."""
+    text_length: Positive
+    """Tokens to which a caption is padded."""
+    defaults: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Settings of stages that differ from the built-in ones, in the words of a job's `spec.stages`."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels that height and width must divide by."""
+        return self.vae.spatial * self.transformer.patch[1]
+
+
+class Family(Model):
+    """One catalogue file."""
+
+    family: ModelName
+    """The family's name."""
+    sources: tuple[str, ...] = ()
+    """Where the numbers come from."""
+    models: dict[ModelName, dict[str, Any]]
+    """Each model's entry, by name."""
+
+    def entries(self) -> tuple[Entry, ...]:
+        """The models of the family."""
+        return tuple(
+            Entry.model_validate({**model, "name": name, "family": self.family}) for name, model in self.models.items()
+        )
+
+
+class UnknownModelError(ValueError):
+    """No catalogue file has the model."""
+
+    def __init__(self, name: str) -> None:
+        near = get_close_matches(name, model_names(), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known models: {', '.join(model_names())}"
+        super().__init__(f"model {name} is not in the catalogue; {hint}")
+
+
+@cache
+def families() -> tuple[Family, ...]:
+    """Every catalogue file of the package."""
+    files = sorted((file for file in resources.files(__name__).iterdir() if file.name.endswith(".yaml")), key=str)
+    return tuple(Family.model_validate(yaml.safe_load(file.read_text(encoding="utf-8"))) for file in files)
+
+
+@cache
+def _entries() -> dict[str, Entry]:
+    return {entry.name: entry for family in families() for entry in family.entries()}
+
+
+def model_names() -> tuple[str, ...]:
+    """Every model of the catalogue."""
+    return tuple(_entries())
+
+
+def entry(name: str) -> Entry:
+    """The entry of a model.
+
+    Raises:
+        UnknownModelError: with the nearest names.
+    """
+    try:
+        return _entries()[name]
+    except KeyError:
+        raise UnknownModelError(name) from None

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a job to its pipeline: pure, and the same for the operator and a laptop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kinema_api.catalogue import Entry, entry
+from kinema_api.job import JobSpec, Resolved, Task
+from kinema_api.keys import Keys
+from kinema_api.locations import claim_of, in_container
+from kinema_api.names import Stage
+from kinema_api.pool import PoolSpec
+from kinema_api.settings import Stages, StageSettings, Video
+from kinema_api.stage import (
+    AnyStageConfig,
+    CheckConfig,
+    ConvertConfig,
+    ExportConfig,
+    FeaturesConfig,
+    JobRef,
+    PrepareConfig,
+    SampleConfig,
+    TrainConfig,
+)
+
+CPU_STAGES = frozenset({Stage.CHECK, Stage.PREPARE})
+"""Stages that need neither an accelerator nor the family's image."""
+SHARED_STAGES = frozenset({Stage.PREPARE, Stage.FEATURES, Stage.CONVERT})
+"""Stages whose artifact any job of the workspace may use."""
+OPTIONAL_STAGES = frozenset({Stage.EXPORT, Stage.SAMPLE})
+"""Stages that may be left out."""
+STAGE_IMAGE = "stage"
+"""Key of the light image of `CPU_STAGES` in the operator's table of images."""
+
+
+class PlanError(ValueError):
+    """The job cannot run as it is written; the message is for its author."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, mapping by mapping; anything but a mapping is replaced whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def settings_of(spec: JobSpec, model: Entry) -> Stages:
+    """Every stage's settings: what the user wrote, over the family's defaults, over the built-in ones."""
+    written = spec.stages.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    stages = Stages.model_validate(merge(model.defaults, written))
+    train = stages.train.model_copy(
+        update={
+            "nodes": stages.train.nodes or spec.defaults.nodes,
+            "devices_per_node": stages.train.devices_per_node or spec.defaults.devices_per_node,
+        }
+    )
+    sample = stages.sample.model_copy(update={"video": stages.sample.video or stages.prepare.video})
+    return stages.model_copy(update={"train": train, "sample": sample})
+
+
+def stage_settings(stages: Stages, stage: Stage) -> StageSettings:
+    """The settings of one stage."""
+    settings = getattr(stages, stage.value)
+    assert isinstance(settings, StageSettings)
+    return settings
+
+
+def pool_of(spec: JobSpec, stages: Stages, stage: Stage) -> str | None:
+    """The pool a stage runs on; None for a stage that needs no accelerator and names no pool."""
+    named = stage_settings(stages, stage).pool
+    if named is not None or stage in CPU_STAGES:
+        return named
+    return spec.defaults.pool
+
+
+def pipeline(stages: Stages) -> tuple[Stage, ...]:
+    """The stages that run, in order."""
+    return tuple(stage for stage in Stage if stage_settings(stages, stage).enabled)
+
+
+def freeze(*, spec: JobSpec, pools: Mapping[str, PoolSpec], images: Mapping[str, str]) -> Resolved:
+    """All that a job depends on, checked as far as it can be without looking at its data.
+
+    Args:
+        spec: the job.
+        pools: the spec of every pool of the cluster, by name.
+        images: image references: `stage` for the light one, `<family>/<accelerator>` for the others.
+
+    Raises:
+        PlanError: with the reason and what to do.
+    """
+    try:
+        model = entry(spec.model.name)
+    except ValueError as error:
+        raise PlanError("UnknownModel", f"spec.model.name: {error}") from None
+    _check_task(spec, model)
+    stages = settings_of(spec, model)
+    _check_stages(stages)
+    _check_geometry(stages.prepare.video, model, "stages.prepare.video")
+    if stages.sample.enabled and stages.sample.video is not None:
+        _check_geometry(stages.sample.video, model, "stages.sample.video")
+    for field, uri in (
+        ("dataset", spec.dataset.uri),
+        ("model.weights", spec.model.weights.uri),
+        ("storage", spec.storage.uri),
+    ):
+        _check_uri(field, uri)
+    used = _pools(spec, stages, pools)
+    stages = _fill_devices(spec, stages, used)
+    return Resolved(
+        model=model.wire(),
+        pools={name: pool.wire() for name, pool in used.items()},
+        images=_images(spec, stages, model, used, images),
+        stages=stages.wire(),
+    )
+
+
+def _check_task(spec: JobSpec, model: Entry) -> None:
+    task = spec.model.task or model.tasks[0]
+    if task not in model.tasks:
+        can = ", ".join(task.value for task in model.tasks)
+        raise PlanError("TaskNotSupported", f"spec.model.task: {model.name} cannot do {task.value}; it can do {can}")
+    if task is not Task.T2V:
+        raise PlanError("TaskNotSupported", f"spec.model.task: the native engine trains t2v, not yet {task.value}")
+
+
+def _check_stages(stages: Stages) -> None:
+    for stage in Stage:
+        if stage not in OPTIONAL_STAGES and not stage_settings(stages, stage).enabled:
+            raise PlanError("StageRequired", f"spec.stages.{stage}.enabled: later stages need {stage}; remove the line")
+    if stages.sample.enabled and not stages.export.enabled:
+        raise PlanError("StageRequired", "spec.stages.sample needs export: enable export, or disable sample too")
+
+
+def _check_geometry(video: Video, model: Entry, where: str) -> None:
+    if (video.frames - 1) % model.vae.temporal:
+        low = video.frames - (video.frames - 1) % model.vae.temporal
+        raise PlanError(
+            "InvalidVideo",
+            f"spec.{where}.frames: {video.frames} is not {model.vae.temporal}n+1;"
+            f" use {low} or {low + model.vae.temporal}",
+        )
+    for axis, pixels in (("height", video.height), ("width", video.width)):
+        if pixels % model.stride:
+            low = max(model.stride, pixels - pixels % model.stride)
+            raise PlanError(
+                "InvalidVideo",
+                f"spec.{where}.{axis}: {pixels} does not divide by {model.stride}; use {low} or {low + model.stride}",
+            )
+
+
+def _check_uri(field: str, uri: str) -> None:
+    try:
+        claim_of(uri)
+    except ValueError as error:
+        raise PlanError("InvalidAddress", f"spec.{field}.uri: {error}") from None
+
+
+def _pools(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) -> dict[str, PoolSpec]:
+    used: dict[str, PoolSpec] = {}
+    for stage in pipeline(stages):
+        name = pool_of(spec, stages, stage)
+        if name is None:
+            continue
+        if name not in pools:
+            have = ", ".join(sorted(pools)) or "none: ask the administrator to create a TrainingPool"
+            raise PlanError("UnknownPool", f"stage {stage}: there is no TrainingPool {name}; this cluster has {have}")
+        used[name] = pools[name]
+    return used
+
+
+def _fill_devices(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) -> Stages:
+    name = pool_of(spec, stages, Stage.TRAIN)
+    assert name is not None
+    pool = pools[name]
+    devices = stages.train.devices_per_node or pool.devices_per_node
+    nodes = stages.train.nodes or 1
+    if devices > pool.devices_per_node:
+        raise PlanError(
+            "NotEnoughDevices",
+            f"spec.stages.train.devicesPerNode: {devices}, but a node of pool {name} has {pool.devices_per_node}",
+        )
+    if nodes > pool.nodes:
+        raise PlanError("NotEnoughNodes", f"spec.stages.train.nodes: {nodes}, but pool {name} has {pool.nodes}")
+    train = stages.train.model_copy(update={"nodes": nodes, "devices_per_node": devices})
+    return stages.model_copy(update={"train": train})
+
+
+def _images(
+    spec: JobSpec, stages: Stages, model: Entry, pools: Mapping[str, PoolSpec], images: Mapping[str, str]
+) -> dict[str, str]:
+    chosen: dict[str, str] = {}
+    for stage in pipeline(stages):
+        key = STAGE_IMAGE
+        if stage not in CPU_STAGES:
+            pool = pools[pool_of(spec, stages, stage) or ""]
+            key = f"{model.family}/{pool.accelerator.value}"
+        if key not in images:
+            raise PlanError(
+                "NoImage", f"stage {stage}: the operator was given no image for {key}; set images in the chart's values"
+            )
+        chosen[stage.value] = images[key]
+    return chosen
+
+
+def stage_config(
+    *, stage: Stage, spec: JobSpec, resolved: Resolved, job: JobRef, attempt: int, keys: Keys | None
+) -> AnyStageConfig:
+    """The config of one attempt.
+
+    Args:
+        stage: which stage.
+        spec: the job.
+        resolved: what `freeze` returned.
+        job: whom the stage works for.
+        attempt: counts from 1.
+        keys: what `check` resolved; None only for `check` itself.
+    """
+    model = Entry.model_validate(resolved.model)
+    stages = Stages.model_validate(resolved.stages)
+    common: dict[str, Any] = {
+        "job": job,
+        "attempt": attempt,
+        "workspace": in_container(spec.storage.uri),
+        "model": model,
+        "task": spec.model.task or model.tasks[0],
+    }
+    weights = in_container(spec.model.weights.uri)
+    dataset = spec.dataset.model_copy(update={"uri": in_container(spec.dataset.uri)})
+    if stage is Stage.CHECK:
+        return CheckConfig(**common, dataset=dataset, weights=weights, prepare=stages.prepare, features=stages.features)
+    if keys is None:
+        raise ValueError(f"stage {stage} needs the keys that check resolves")
+    match stage:
+        case Stage.PREPARE:
+            return PrepareConfig(**common, key=keys.prepare, dataset=dataset, settings=stages.prepare)
+        case Stage.FEATURES:
+            return FeaturesConfig(
+                **common,
+                key=keys.features,
+                prepare_key=keys.prepare,
+                encoder_key=keys.encoder,
+                weights=weights,
+                settings=stages.features,
+            )
+        case Stage.CONVERT:
+            return ConvertConfig(**common, key=keys.convert, weights=weights, settings=stages.convert)
+        case Stage.TRAIN:
+            return TrainConfig(
+                **common,
+                features_key=keys.features,
+                convert_key=keys.convert,
+                nodes=stages.train.nodes or 1,
+                devices_per_node=stages.train.devices_per_node or 1,
+                settings=stages.train,
+            )
+        case Stage.EXPORT:
+            return ExportConfig(**common, weights=weights, ema=stages.train.ema.enabled, settings=stages.export)
+        case Stage.SAMPLE:
+            return SampleConfig(**common, prepare_key=keys.prepare, settings=stages.sample)
+
+
+def claims(spec: JobSpec) -> tuple[str, ...]:
+    """The claims that the job's pods mount, sorted."""
+    found = (claim_of(uri) for uri in (spec.dataset.uri, spec.model.weights.uri, spec.storage.uri))
+    return tuple(sorted({claim.name for claim in found if claim is not None}))

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user may set for each stage.
+
+The same models serve twice. In a job only the fields that the user wrote count; `plan` lays them over the defaults of
+the family and of these models, and the result goes into the stage's config.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from kinema_api.base import Model, Name, QuantityMap, Text, Word
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class StageSettings(Model):
+    """What every stage has."""
+
+    enabled: bool = True
+    """Set to false to leave the stage out. A stage that later ones need cannot be left out."""
+    pool: Name | None = None
+    """The TrainingPool to run on; `defaults.pool` when left out. check and prepare need no accelerator and no pool."""
+    resources: QuantityMap | None = None
+    """Requests and limits of one pod beside its accelerators, for instance {cpu: "4", memory: 16Gi}; the pool's when
+    left out."""
+    retries: int | None = Field(default=None, ge=0, le=100)
+    """Attempts after the first failed one; `policy.restarts.limit` when left out."""
+
+
+class Video(Model):
+    """The geometry of a training clip."""
+
+    frames: int = Field(default=81, ge=1, le=1025)
+    """Frames of a clip: 4n+1, since the video VAE encodes the first frame alone and then four at a time."""
+    height: int = Field(default=480, ge=16, le=4320)
+    """Pixels; must divide by the VAE's stride times the patch (16 for Wan 2.1)."""
+    width: int = Field(default=832, ge=16, le=7680)
+    """Pixels; must divide by the VAE's stride times the patch (16 for Wan 2.1)."""
+    fps: float = Field(default=16, ge=1, le=120)
+    """Frames a second that a clip is sampled at; a source of a higher rate is thinned, never interpolated."""
+    clips_per_video: int = Field(default=0, ge=0, le=100_000)
+    """At most this many clips of one video, evenly spread; 0 takes all that fit."""
+
+
+class CheckSettings(StageSettings):
+    """Validates inputs before any accelerator is booked."""
+
+
+class PrepareSettings(StageSettings):
+    """Walks the dataset, probes each video and cuts it into clips."""
+
+    video: Video = Field(default_factory=Video)
+    """The geometry of a clip."""
+
+
+class FeatureDtype(Word):
+    """The number format of stored features."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class FeaturesSettings(StageSettings):
+    """Encodes every clip once: VAE latents and text embeddings, in WebDataset shards."""
+
+    workers: int = Field(default=1, ge=1, le=1000)
+    """Pods that encode side by side, one device each."""
+    clips_per_shard: int = Field(default=64, ge=1, le=10_000)
+    """Samples of one tar file; also what a killed worker may lose."""
+    dtype: FeatureDtype = FeatureDtype.FLOAT32
+    """The number format in which the encoders run and features are stored."""
+
+
+class ConvertSettings(StageSettings):
+    """Turns the diffusers weights into the trainer's sharded checkpoint, and verifies every tensor."""
+
+
+class TimestepSampling(Word):
+    """The distribution of training timesteps before the shift."""
+
+    UNIFORM = "uniform"
+    LOGIT_NORMAL = "logit-normal"
+
+
+class Objective(Model):
+    """Rectified flow: x_t = (1 - sigma) x_0 + sigma noise, target noise - x_0 (Wan's sign)."""
+
+    timesteps: TimestepSampling = TimestepSampling.LOGIT_NORMAL
+    """How u in (0, 1) is drawn for each sample."""
+    logit_mean: float = Field(default=0.0, ge=-10, le=10)
+    """Mean of the normal whose sigmoid is u (logit-normal only)."""
+    logit_std: float = Field(default=1.5, gt=0, le=10)
+    """Standard deviation of that normal (logit-normal only)."""
+    uniform_mix: Fraction = 0.2
+    """Share of samples that draw u uniformly all the same (logit-normal only)."""
+    shift: float = Field(default=2.5, ge=0.01, le=100)
+    """sigma = shift u / (1 + (shift - 1) u): above 1 spends more steps on noisy inputs."""
+    weighted: bool = True
+    """Weigh each sample's loss by 1 + shift sigma."""
+    caption_dropout: Fraction = 0.1
+    """Share of samples trained on the empty caption, for classifier-free guidance."""
+
+
+class Optimizer(Model):
+    """AdamW."""
+
+    learning_rate: float = Field(default=9e-5, gt=0, le=1)
+    """Peak learning rate."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the second moment."""
+    epsilon: float = Field(default=1e-8, gt=0, le=1)
+    """Term added to the denominator."""
+    weight_decay: float = Field(default=0.01, ge=0, le=1)
+    """Decoupled weight decay of matrices; norms, biases and tables have none."""
+    clip_norm: float = Field(default=1.0, ge=0, le=1e6)
+    """Largest global gradient norm; 0 clips nothing."""
+
+
+class ScheduleKind(Word):
+    """Shape of the learning rate after the warm-up."""
+
+    COSINE = "cosine"
+    CONSTANT = "constant"
+
+
+class Schedule(Model):
+    """The learning rate over steps."""
+
+    kind: ScheduleKind = ScheduleKind.COSINE
+    """Shape after the warm-up."""
+    warmup_steps: int = Field(default=100, ge=0, le=10_000_000)
+    """Steps of linear rise from 0."""
+    final_ratio: Fraction = 0.1
+    """Learning rate at the last step as a share of the peak (cosine only)."""
+
+
+class Precision(Word):
+    """bf16: parameters and gradients in fp32, computation in bfloat16. fp32: all in float32."""
+
+    BF16 = "bf16"
+    FP32 = "fp32"
+
+
+class Checkpoint(Model):
+    """When state is saved and what is kept."""
+
+    every_steps: int = Field(default=500, ge=1, le=1_000_000)
+    """Steps between two checkpoints; a failure loses at most so many."""
+    keep: int = Field(default=3, ge=1, le=1000)
+    """The newest complete checkpoints that are kept."""
+    asynchronous: bool = True
+    """Write while training goes on."""
+
+
+class Ema(Model):
+    """An exponential moving average of the weights; export and sample use it when it is on."""
+
+    enabled: bool = False
+    """Keep the average (one more copy of the weights, sharded)."""
+    decay: float = Field(default=0.9999, gt=0, lt=1)
+    """Share of the old average that a step keeps."""
+
+
+class TrainSettings(StageSettings):
+    """Trains the transformer over the encoded clips."""
+
+    nodes: int | None = Field(default=None, ge=1, le=100)
+    """Pods, one a node; `defaults.nodes` when left out."""
+    devices_per_node: int | None = Field(default=None, ge=1, le=64)
+    """Accelerators, and processes, of a pod; `defaults.devicesPerNode` when left out."""
+    steps: int = Field(default=10_000, ge=1, le=100_000_000)
+    """Optimizer steps of the whole run."""
+    batch_per_device: int = Field(default=1, ge=1, le=4096)
+    """Clips of one forward pass on one device."""
+    accumulate: int = Field(default=1, ge=1, le=4096)
+    """Forward passes of one optimizer step; a step takes batchPerDevice x accumulate x devices clips."""
+    seed: int = Field(default=1234, ge=0, le=2**31 - 1)
+    """Seed of data order, noise and timesteps."""
+    precision: Precision = Precision.BF16
+    """Number format of the computation."""
+    recompute: bool = False
+    """Recompute activations in the backward pass, to save memory."""
+    objective: Objective = Field(default_factory=Objective)
+    """What is learned."""
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    """AdamW's numbers."""
+    schedule: Schedule = Field(default_factory=Schedule)
+    """The learning rate over steps."""
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint)
+    """When state is saved and what is kept."""
+    ema: Ema = Field(default_factory=Ema)
+    """A moving average of the weights."""
+    log_every: int = Field(default=1, ge=1, le=10_000)
+    """Steps between two log lines."""
+
+
+class ExportSettings(StageSettings):
+    """Writes a folder that diffusers' pipeline loads."""
+
+
+class SampleSettings(StageSettings):
+    """Generates videos with the exported pipeline."""
+
+    prompts: list[Text] = Field(default_factory=list, max_length=64)
+    """What to generate; the first captions of the dataset when left out."""
+    seeds: list[Annotated[int, Field(ge=0, le=2**31 - 1)]] = Field(default_factory=lambda: [0], max_length=64)
+    """One video for each prompt and seed."""
+    negative_prompt: Text = ""
+    """What guidance leads away from."""
+    steps: int = Field(default=50, ge=1, le=1000)
+    """Denoising steps."""
+    guidance: float = Field(default=5.0, ge=1, le=100)
+    """Scale of classifier-free guidance; 1 is none."""
+    shift: float = Field(default=3.0, ge=0.01, le=100)
+    """Flow shift of the sampler (Wan: 3 at 480p, 5 at 720p)."""
+    fps: float = Field(default=16, ge=1, le=120)
+    """Frames a second of the written mp4."""
+    video: Video | None = None
+    """The geometry to generate; that of the training clips when left out."""
+
+
+class Stages(Model):
+    """The settings of each stage; what is left out follows the family."""
+
+    check: CheckSettings = Field(default_factory=CheckSettings)
+    """Validates inputs before any accelerator is booked."""
+    prepare: PrepareSettings = Field(default_factory=PrepareSettings)
+    """Walks the dataset, probes each video and cuts it into clips."""
+    features: FeaturesSettings = Field(default_factory=FeaturesSettings)
+    """Encodes every clip once into VAE latents and text embeddings."""
+    convert: ConvertSettings = Field(default_factory=ConvertSettings)
+    """Turns diffusers weights into the trainer's sharded checkpoint."""
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    """Trains the transformer."""
+    export: ExportSettings = Field(default_factory=ExportSettings)
+    """Writes a folder that diffusers' pipeline loads."""
+    sample: SampleSettings = Field(default_factory=SampleSettings)
+    """Generates videos with the exported pipeline."""

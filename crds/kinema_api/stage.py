@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The config of a stage: all that `kinema-stage STAGE --config stage.json` needs to know.
+
+Addresses in a config are as the process sees them (`file:///...`); the operator has turned claims into mounts.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from kinema_api.base import Model
+from kinema_api.catalogue import Entry
+from kinema_api.job import Dataset, Task
+from kinema_api.names import Stage, artifact_folder, run_folder
+from kinema_api.settings import (
+    ConvertSettings,
+    ExportSettings,
+    FeaturesSettings,
+    PrepareSettings,
+    SampleSettings,
+    TrainSettings,
+)
+
+
+class JobRef(Model):
+    """The job that a stage works for."""
+
+    namespace: str
+    """Its namespace; `local` on a laptop."""
+    name: str
+    """Its name."""
+    uid: str
+    """Its uid."""
+
+
+class StageConfig(Model):
+    """What every stage knows."""
+
+    schema_version: Literal[1] = 1
+    """Raised when an older stage could misread a config."""
+    job: JobRef
+    """The job that the stage works for."""
+    attempt: int = 1
+    """Counts from 1."""
+    workspace: str
+    """Root of the workspace."""
+    model: Entry
+    """The catalogue entry."""
+    task: Task
+    """What the model is trained to do."""
+
+    @property
+    def run(self) -> str:
+        """The job's private folder, relative to the workspace."""
+        return run_folder(namespace=self.job.namespace, name=self.job.name, uid=self.job.uid)
+
+
+class CheckConfig(StageConfig):
+    """Validate inputs, probe the workspace, resolve keys, report which artifacts exist."""
+
+    stage: Literal[Stage.CHECK] = Stage.CHECK
+    dataset: Dataset
+    """The videos."""
+    weights: str
+    """The pretrained pipeline folder."""
+    prepare: PrepareSettings
+    """What decides the prepare key."""
+    features: FeaturesSettings
+    """What decides the features key."""
+
+
+class PrepareConfig(StageConfig):
+    """Cut the dataset into clips; publishes `artifacts/prepare/<key>`."""
+
+    stage: Literal[Stage.PREPARE] = Stage.PREPARE
+    key: str
+    """The artifact's key."""
+    dataset: Dataset
+    """The videos."""
+    settings: PrepareSettings
+    """The geometry of a clip."""
+
+
+class FeaturesConfig(StageConfig):
+    """Encode clips; publishes `artifacts/features/<key>`. Its worker index is JOB_COMPLETION_INDEX."""
+
+    stage: Literal[Stage.FEATURES] = Stage.FEATURES
+    key: str
+    """The artifact's key."""
+    prepare_key: str
+    """The manifest of clips."""
+    encoder_key: str
+    """Digest of what turns a clip into features: encoder weights, number format, geometry of text."""
+    weights: str
+    """The pretrained pipeline folder."""
+    settings: FeaturesSettings
+    """Workers, shard size, number format."""
+
+
+class ConvertConfig(StageConfig):
+    """Turn the pretrained transformer into a sharded checkpoint; publishes `artifacts/convert/<key>`."""
+
+    stage: Literal[Stage.CONVERT] = Stage.CONVERT
+    key: str
+    """The artifact's key."""
+    weights: str
+    """The pretrained pipeline folder."""
+    settings: ConvertSettings
+    """Nothing yet but what every stage has."""
+
+
+class TrainConfig(StageConfig):
+    """Train; writes `jobs/.../checkpoints/step-XXXXXXXX`, metrics.jsonl and TensorBoard files."""
+
+    stage: Literal[Stage.TRAIN] = Stage.TRAIN
+    features_key: str
+    """The encoded clips."""
+    convert_key: str
+    """The weights to start from."""
+    nodes: int
+    """Pods of the gang."""
+    devices_per_node: int
+    """Processes of a pod."""
+    settings: TrainSettings
+    """Everything else."""
+
+
+class ExportConfig(StageConfig):
+    """Write a pipeline folder from the last checkpoint: `jobs/.../export`."""
+
+    stage: Literal[Stage.EXPORT] = Stage.EXPORT
+    weights: str
+    """The pretrained pipeline folder, whose other parts are copied."""
+    ema: bool
+    """Export the moving average in place of the weights."""
+    settings: ExportSettings
+    """Nothing yet but what every stage has."""
+
+
+class SampleConfig(StageConfig):
+    """Generate videos with the exported pipeline: `jobs/.../samples`."""
+
+    stage: Literal[Stage.SAMPLE] = Stage.SAMPLE
+    prepare_key: str
+    """The manifest whose first captions are prompts when the settings have none."""
+    settings: SampleSettings
+    """Prompts, seeds and sampler; `video` is filled in."""
+
+
+AnyStageConfig = Annotated[
+    CheckConfig | PrepareConfig | FeaturesConfig | ConvertConfig | TrainConfig | ExportConfig | SampleConfig,
+    Field(discriminator="stage"),
+]
+
+_ADAPTER: TypeAdapter[AnyStageConfig] = TypeAdapter(AnyStageConfig)
+
+
+def load_config(text: str | bytes) -> AnyStageConfig:
+    """Read a stage config.
+
+    Raises:
+        pydantic.ValidationError: a field is missing, unknown or out of range.
+    """
+    return _ADAPTER.validate_json(text)
+
+
+def artifact_of(config: AnyStageConfig) -> str:
+    """Where a stage's result lies, relative to the workspace."""
+    match config:
+        case PrepareConfig() | FeaturesConfig() | ConvertConfig():
+            return artifact_folder(config.stage, config.key)
+        case TrainConfig():
+            return f"{config.run}/checkpoints"
+        case ExportConfig():
+            return f"{config.run}/export"
+        case SampleConfig():
+            return f"{config.run}/samples"
+        case CheckConfig():
+            return config.run
