@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make` alone prints what there is. Everything made outside the checkout lies in ~/.cache/kinema.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+export KINEMA_CACHE ?= $(HOME)/.cache/kinema
+export UV_CACHE_DIR ?= $(KINEMA_CACHE)/uv-cache
+export UV_LINK_MODE ?= hardlink
+
+VENV := $(KINEMA_CACHE)/venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+PYTEST := $(PY) -m pytest
+export PATH := $(BIN):$(PATH)
+export PYTHONPATH := tools
+
+# Only folders that are there: each is checked as soon as it exists.
+SOURCES := $(wildcard crds operator trainer tools images tests bench)
+
+##@ Start
+.PHONY: help
+help: ## Print this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: ## Make the development environment in ~/.cache/kinema (again: nothing to do)
+	@tools/setup
+
+.PHONY: demo
+demo: setup ## From nothing to a trained model and a sampled clip; VIDEOS=folder takes your own videos
+	$(PY) tools/demo.py $(if $(VIDEOS),--videos "$(VIDEOS)")
+
+.PHONY: demo-videos
+demo-videos: setup ## Put the demo's real videos into ~/.cache/kinema/videos
+	@tools/demo-videos
+
+##@ Code
+.PHONY: lint
+lint: setup ## Style, types and import rules
+	ruff check $(SOURCES)
+	ruff format --check $(SOURCES)
+	mypy $(SOURCES)
+	lint-imports
+
+.PHONY: format
+format: setup ## Put the code into the house's style
+	ruff check --fix $(SOURCES)
+	ruff format $(SOURCES)
+
+.PHONY: lock
+lock: setup ## Write the hashed requirements locks from their .in files (UPGRADE=1: newest versions)
+	tools/lock $(if $(UPGRADE),--upgrade)
+
+.PHONY: crds
+crds: setup ## Write the CRDs from the models
+	kinema-crds
+
+.PHONY: crds-check
+crds-check: setup ## Fail if the CRDs are not what the models say
+	kinema-crds --check
+
+##@ Images and cluster
+.PHONY: images
+images: setup ## Build the images (PUSH=registry.example.com/kinema pushes them, IMAGES="stage" picks)
+	$(PY) -m kinema_images build $(if $(PUSH),--push "$(PUSH)") $(IMAGES)
+
+.PHONY: cluster
+cluster: setup ## Start the local one-node Kubernetes (again: nothing to do)
+	tools/cluster up
+
+.PHONY: cluster-down
+cluster-down: setup ## Stop the local Kubernetes and leave nothing of it behind
+	tools/cluster down
+
+##@ Tests
+.PHONY: test-unit
+test-unit: setup ## Unit tests, under three minutes
+	$(PYTEST) -n 2 tests/unit
+
+.PHONY: test-chart
+test-chart: setup ## What the chart renders and refuses
+	$(PYTEST) tests/chart
+
+.PHONY: test-controlplane
+test-controlplane: setup ## Against a real API server without nodes
+	$(PYTEST) tests/controlplane
+
+.PHONY: test-cluster
+test-cluster: setup ## Against the full local cluster, with real containers
+	$(PYTEST) tests/cluster
+
+.PHONY: test
+test: lint crds-check test-unit test-chart test-controlplane test-cluster ## All that must pass before a change lands
+
+.PHONY: test-all
+test-all: test ## `test`, and the slow tests too
+	KINEMA_SLOW=1 $(PYTEST) -m slow tests
+
+##@ Cleaning
+.PHONY: clean
+clean: ## Remove what tools wrote into the checkout
+	find . -name .git -prune -o -type d \( -name __pycache__ -o -name .mypy_cache -o -name .ruff_cache -o \
+		-name .pytest_cache -o -name .import_linter_cache \) -print0 | xargs -0 rm -rf
+	rm -rf out build dist
