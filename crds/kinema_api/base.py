@@ -33,6 +33,11 @@ class Word(str, Enum):
         return str(self.value)
 
 
+def rules(*pairs: tuple[str, str]) -> dict[str, Any]:
+    """CEL rules for the API server, as (rule, message) pairs."""
+    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in pairs]}
+
+
 DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 

@@ -7,14 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from kinema_api.base import Model, ModelName, Name, ObjectName, ShortText, Text, Uri, Word
+from kinema_api.base import Model, ModelName, Name, ObjectName, ShortText, Text, Uri, Word, rules
 from kinema_api.names import Stage
 from kinema_api.settings import Stages
-
-
-def rules(*pairs: tuple[str, str]) -> dict[str, Any]:
-    """CEL rules for the API server, as (rule, message) pairs."""
-    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in pairs]}
 
 
 class Task(Word):
@@ -145,6 +140,10 @@ class JobSpec(Model):
             *(
                 (f"has(self.{f}) == has(oldSelf.{f}) && (!has(self.{f}) || self.{f} == oldSelf.{f})", f"{f} {_FIXED}")
                 for f in ("engine", "stages")
+            ),
+            *(
+                (f"self.{field}.uri.startsWith('pvc://')", f"{field}.uri: write pvc://CLAIM/PATH")
+                for field in ("dataset", "storage", "model.weights")
             ),
         )
     )

@@ -18,8 +18,8 @@ from kinema_api.base import (
     ShortText,
     StringMap,
     Word,
+    rules,
 )
-from kinema_api.job import rules
 
 LabelMap = Annotated[dict[LabelKey, LabelValue], Field(max_length=32)]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from kinema_api.base import Model, Name, QuantityMap, Text, Word
+from kinema_api.base import Model, Name, QuantityMap, Text, Word, rules
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -170,6 +170,16 @@ class Ema(Model):
 class TrainSettings(StageSettings):
     """Trains the transformer over the encoded clips."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.steps) || !has(self.schedule) || !has(self.schedule.warmupSteps)"
+                " || self.schedule.warmupSteps < self.steps",
+                "schedule.warmupSteps must be below steps",
+            )
+        )
+    )
+
     nodes: int | None = Field(default=None, ge=1, le=100)
     """Pods, one a node; `defaults.nodes` when left out."""
     devices_per_node: int | None = Field(default=None, ge=1, le=64)
@@ -225,8 +235,26 @@ class SampleSettings(StageSettings):
     """The geometry to generate; that of the training clips when left out."""
 
 
+def _always(stage: str) -> tuple[str, str]:
+    return (
+        f"!has(self.{stage}) || !has(self.{stage}.enabled) || self.{stage}.enabled",
+        f"{stage}.enabled: later stages need {stage}; remove the line",
+    )
+
+
 class Stages(Model):
     """The settings of each stage; what is left out follows the family."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            *(_always(stage) for stage in ("check", "prepare", "features", "convert", "train")),
+            (
+                "!(has(self.export) && has(self.export.enabled) && !self.export.enabled)"
+                " || (has(self.sample) && has(self.sample.enabled) && !self.sample.enabled)",
+                "sample needs export: enable export, or disable sample too",
+            ),
+        )
+    )
 
     check: CheckSettings = Field(default_factory=CheckSettings)
     """Validates inputs before any accelerator is booked."""
