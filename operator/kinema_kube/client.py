@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client: one method a verb, plain JSON data in and out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import aiohttp
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.configuration import Configuration
+
+from kinema_kube.errors import GoneError, NotFoundError, UnauthorizedError, UnreachableError, error_of
+from kinema_kube.resources import Resource
+
+Object = dict[str, Any]
+Objects = list[Object]
+Labels = Mapping[str, str] | str
+Propagation = Literal["Background", "Foreground", "Orphan"]
+
+CHUNK = 500
+"""Objects of one LIST request."""
+
+_MERGE_PATCH = "application/merge-patch+json"
+_APPLY_PATCH = "application/apply-patch+yaml"
+_RELOAD_INTERVAL = 10.0
+"""Seconds between two reads of credentials that the API server refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a collection."""
+
+    items: Objects
+    token: str
+    """Continues the list; empty at its end."""
+    remaining: int | None
+    """Objects after this page, where the API server knows."""
+    resource_version: str
+
+
+class Kube:
+    """A connection to an API server; `connect` makes one."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        reload: Callable[[Configuration], Awaitable[None]] | None = None,
+        request_timeout: float = 30.0,
+        user_agent: str = "kinema",
+    ) -> None:
+        self.api = ApiClient(configuration)
+        """The official client, for what has no method here (leader election, for instance)."""
+        self.api.user_agent = user_agent
+        self._reload = reload
+        self._reloaded_at = float("-inf")
+        self._reloading = asyncio.Lock()
+        self._timeout = request_timeout
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.api.close()  # type: ignore[no-untyped-call]
+
+    async def get(self, resource: Resource, name: str, *, namespace: str | None = None) -> Object:
+        """One object.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return await self._request("GET", resource.path(namespace=namespace, name=name))
+
+    async def find(self, resource: Resource, name: str, *, namespace: str | None = None) -> Object | None:
+        """One object; None when there is none."""
+        try:
+            return await self.get(resource, name, namespace=namespace)
+        except NotFoundError:
+            return None
+
+    async def page(
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        labels: Labels = "",
+        fields: Labels = "",
+        limit: int = CHUNK,
+        token: str = "",
+    ) -> Page:
+        """A part of a collection, of all namespaces when none is named.
+
+        Raises:
+            GoneError: the token is too old; start again.
+        """
+        query = {"labelSelector": _selector(labels), "fieldSelector": _selector(fields), "continue": token}
+        answer = await self._request(
+            "GET", resource.path(namespace=namespace), query={**query, "limit": str(limit) if limit else ""}
+        )
+        metadata = answer.get("metadata", {})
+        # The API server leaves kind and version out of the items of a list.
+        identity = {"apiVersion": resource.api_version, "kind": resource.kind}
+        return Page(
+            items=[{**identity, **item} for item in answer.get("items") or []],
+            token=metadata.get("continue") or "",
+            remaining=metadata.get("remainingItemCount"),
+            resource_version=metadata.get("resourceVersion") or "",
+        )
+
+    async def list(
+        self, resource: Resource, *, namespace: str | None = None, labels: Labels = "", fields: Labels = ""
+    ) -> Objects:
+        """Every object of a collection, read in chunks; of all namespaces when none is named."""
+        try:
+            return [item async for item in self._chunks(resource, namespace=namespace, labels=labels, fields=fields)]
+        except GoneError:
+            # etcd was compacted between two chunks; what was read so far is of another moment.
+            page = await self.page(resource, namespace=namespace, labels=labels, fields=fields, limit=0)
+            return page.items
+
+    async def _chunks(
+        self, resource: Resource, *, namespace: str | None, labels: Labels, fields: Labels
+    ) -> AsyncIterator[Object]:
+        token = ""
+        while True:
+            page = await self.page(resource, namespace=namespace, labels=labels, fields=fields, token=token)
+            for item in page.items:
+                yield item
+            token = page.token
+            if not token:
+                return
+
+    async def create(
+        self,
+        resource: Resource,
+        body: Object,
+        *,
+        namespace: str | None = None,
+        name: str | None = None,
+        subresource: str | None = None,
+        manager: str = "",
+        strict: bool = True,
+    ) -> Object:
+        """Create an object; the namespace is the object's own when it names one.
+
+        Args:
+            resource: what to create.
+            body: the object.
+            namespace: where, if `body` does not say.
+            name: the parent of a subresource, such as the account of a `token`.
+            subresource: such as `token` or `eviction`.
+            manager: field manager.
+            strict: refuse unknown fields.
+
+        Raises:
+            AlreadyExistsError: there is an object of that name.
+        """
+        path = resource.path(
+            namespace=namespace or body.get("metadata", {}).get("namespace"), name=name, subresource=subresource
+        )
+        query = {"fieldManager": manager, "fieldValidation": "Strict" if strict else ""}
+        return await self._request("POST", path, query=query, body=body)
+
+    async def apply(
+        self,
+        resource: Resource,
+        body: Object,
+        *,
+        manager: str,
+        force: bool = False,
+        subresource: str | None = None,
+        dry_run: bool = False,
+    ) -> Object:
+        """Server-side apply: `body` holds every field that `manager` wants, and only those.
+
+        With `metadata.uid` or `metadata.resourceVersion` in `body` the object must exist and carry them.
+
+        Raises:
+            ConflictError: another manager owns a field (without `force`), or the object is another one.
+        """
+        metadata = body["metadata"]
+        path = resource.path(namespace=metadata.get("namespace"), name=metadata["name"], subresource=subresource)
+        query = {
+            "fieldManager": manager,
+            "force": "true" if force else "",
+            "fieldValidation": "Strict",
+            "dryRun": "All" if dry_run else "",
+        }
+        full = {"apiVersion": resource.api_version, "kind": resource.kind, **body}
+        return await self._request("PATCH", path, query=query, body=full, content_type=_APPLY_PATCH)
+
+    async def merge_patch(
+        self,
+        resource: Resource,
+        name: str,
+        patch: Object,
+        *,
+        namespace: str | None = None,
+        subresource: str | None = None,
+        resource_version: str | None = None,
+        uid: str | None = None,
+        manager: str = "",
+    ) -> Object:
+        """Merge `patch` into an object; null removes a field, a list replaces a list.
+
+        Raises:
+            ConflictError: the object is no longer at `resource_version`, or has another uid.
+        """
+        expected = {"resourceVersion": resource_version, "uid": uid}
+        metadata = {**patch.get("metadata", {}), **{key: value for key, value in expected.items() if value}}
+        body = {**patch, "metadata": metadata} if metadata else patch
+        return await self._request(
+            "PATCH",
+            resource.path(namespace=namespace, name=name, subresource=subresource),
+            query={"fieldManager": manager, "fieldValidation": "Strict"},
+            body=body,
+            content_type=_MERGE_PATCH,
+        )
+
+    async def delete(
+        self,
+        resource: Resource,
+        name: str,
+        *,
+        namespace: str | None = None,
+        propagation: Propagation = "Background",
+        uid: str | None = None,
+        resource_version: str | None = None,
+        grace_seconds: int | None = None,
+    ) -> None:
+        """Delete an object and, unless orphaned, what it owns.
+
+        Raises:
+            NotFoundError: it is gone already.
+            ConflictError: the object of that name has another uid or resource version.
+        """
+        expected = {"uid": uid, "resourceVersion": resource_version}
+        preconditions = {key: value for key, value in expected.items() if value}
+        options: Object = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": propagation,
+            **({"preconditions": preconditions} if preconditions else {}),
+            **({"gracePeriodSeconds": grace_seconds} if grace_seconds is not None else {}),
+        }
+        await self._request("DELETE", resource.path(namespace=namespace, name=name), body=options)
+
+    async def raw(self, path: str) -> bytes:
+        """The answer to a GET of any path, for instance `/readyz`."""
+        return await self._authenticated("GET", path)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        answer: Object = json.loads(
+            await self._authenticated(method, path, query=query, body=body, content_type=content_type)
+        )
+        return answer
+
+    async def _authenticated(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+    ) -> bytes:
+        started = time.monotonic()
+        try:
+            return await self._send(method, path, query=query, body=body, content_type=content_type)
+        except UnauthorizedError:
+            # The request was not carried out, so that trying again is safe whatever its method.
+            if not await self._renew(since=started):
+                raise
+        return await self._send(method, path, query=query, body=body, content_type=content_type)
+
+    async def _renew(self, *, since: float) -> bool:
+        """Read the credentials again; False when that was done a moment ago and did not help."""
+        async with self._reloading:
+            if self._reloaded_at >= since:
+                return True
+            if self._reload is None or time.monotonic() - self._reloaded_at < _RELOAD_INTERVAL:
+                return False
+            await self._reload(self.api.configuration)
+            self._reloaded_at = time.monotonic()
+            return True
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None,
+        body: Object | None,
+        content_type: str,
+    ) -> bytes:
+        request = await self.api.param_serialize(
+            method,
+            path,
+            query_params=[(key, value) for key, value in (query or {}).items() if value],
+            header_params={"Accept": "application/json", "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            response = await self.api.call_api(*request, _request_timeout=self._timeout)
+            data: bytes = await response.read()  # type: ignore[no-untyped-call]
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise UnreachableError(f"{method} {path}: {type(error).__name__}: {error}") from error
+        if response.status >= 300:
+            raise error_of(status=response.status, body=data, request=f"{method} {path}", headers=response.headers)
+        return data
+
+
+def _selector(terms: Labels) -> str:
+    return terms if isinstance(terms, str) else ",".join(f"{key}={value}" for key, value in terms.items())
