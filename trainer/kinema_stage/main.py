@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kinema-stage STAGE --config FILE`: run one stage, leave a typed exit code and a termination message."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import NoReturn
+
+from pydantic import ValidationError
+
+from kinema_api.exits import Exit, StageError, Termination
+from kinema_api.names import CONFIG_PATH, Stage
+from kinema_api.plan import SHARED_STAGES
+from kinema_api.stage import AnyStageConfig, load_config
+from kinema_stage import artifact, logs, signals, termination
+from kinema_stage.context import Context, make_context
+
+logger = logging.getLogger(__name__)
+
+ENTRY_POINTS = "kinema.stages"
+Run = Callable[[Context], Termination]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The command."""
+    options = _parse(arguments)
+    logs.set_up(options.stage)
+    interrupted = threading.Event()
+    signals.listen(interrupted)
+    end = execute(stage=Stage(options.stage), config=options.config, interrupted=interrupted)
+    termination.write(end)
+    level = logging.INFO if end.code == Exit.OK else logging.ERROR
+    logger.log(level, "%s", end.message, extra={logs.FIELDS: {"exitCode": end.code, "reason": end.reason}})
+    sys.exit(end.code)
+
+
+def execute(*, stage: Stage, config: Path, interrupted: threading.Event) -> Termination:
+    """Run a stage to its end, whatever that is."""
+    context: Context | None = None
+    end: Termination | None = None
+    try:
+        context = make_context(read_config(stage, config), interrupted=interrupted)
+        end = _skip(context) or _named(implementation(stage)(context))
+    except BaseException as error:
+        if not isinstance(error, StageError):
+            traceback.print_exc()
+        end = termination.failure(error, workspace=context.workspace.local("") if context else None)
+    finally:
+        if context is not None:
+            context.progress.close(success=end is not None and end.code == Exit.OK)
+    return end
+
+
+def read_config(stage: Stage, path: Path) -> AnyStageConfig:
+    """The config in a file.
+
+    Raises:
+        StageError: it cannot be read, is not valid, or is another stage's.
+    """
+    try:
+        config = load_config(path.read_bytes())
+    except OSError as error:
+        raise StageError(Exit.USER, f"cannot read the config {path}: {error.strerror}") from None
+    except ValidationError as error:
+        faults = "; ".join(f"{_where(fault['loc'])}: {fault['msg']}" for fault in error.errors())
+        raise StageError(Exit.USER, f"the config {path} is not valid: {faults}") from None
+    if config.stage is not stage:
+        raise StageError(Exit.USER, f"the config {path} is for stage {config.stage}, not {stage}")
+    return config
+
+
+def implementation(stage: Stage) -> Run:
+    """The function that runs a stage in this image.
+
+    Raises:
+        StageError: no installed package has it.
+    """
+    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if stage.value not in found:
+        have = ", ".join(sorted(found)) or "none"
+        raise StageError(
+            Exit.USER,
+            f"this image cannot run stage {stage} (it has: {have}); give the operator the model family's image",
+        )
+    run: Run = found[stage.value].load()
+    return run
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "config"
+
+
+def _skip(context: Context) -> Termination | None:
+    """The end of a shared stage whose artifact another job or attempt has published."""
+    if context.config.stage not in SHARED_STAGES:
+        return None
+    manifest = artifact.published(context.workspace, context.folder)
+    if manifest is None:
+        return None
+    end = artifact.success(context.workspace, context.folder, manifest, reason="ArtifactExists")
+    return end.model_copy(update={"message": f"made by {manifest.job} at {manifest.created_at}: {end.message}"})
+
+
+def _named(end: Termination) -> Termination:
+    return end if end.reason else end.model_copy(update={"reason": "Succeeded"})
+
+
+class _Parser(argparse.ArgumentParser):
+    """Leaves with the typed code for wrong use."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(Exit.USER, f"{self.prog}: {message}\n")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog="kinema-stage", description="Run one stage of a VideoTrainingJob.")
+    parser.add_argument("stage", choices=[stage.value for stage in Stage], help="which stage")
+    parser.add_argument("--config", type=Path, default=Path(CONFIG_PATH), help=f"its config (default {CONFIG_PATH})")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Progress of a stage: a log line or a bar, metrics on a port, and posts to the server."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from kinema_api.names import METRICS_PORT, Stage
+from kinema_api.progress import Metric, TrainerStatus
+from kinema_stage import logs
+from kinema_stage.poster import Poster, Target
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+logger = logging.getLogger(__name__)
+
+Value = float | int | str
+NO_METRICS: Mapping[str, Value] = MappingProxyType({})
+ENV_METRICS_PORT = "KINEMA_METRICS_PORT"
+
+
+class Progress:
+    """Tells people and programs where a stage stands. Nothing is opened before the first report.
+
+    Args:
+        stage: the stage that speaks.
+        primary: whether this process speaks for the stage: only then it posts, and opens the metrics port.
+        environment: where the server's address and the metrics port come from.
+    """
+
+    def __init__(self, stage: Stage, *, primary: bool = True, environment: Mapping[str, str] = os.environ) -> None:
+        self._stage = stage
+        self._primary = primary
+        self._environment = environment
+        self._poster: Poster | None = None
+        self._gauges: _Gauges | None = None
+        self._bar: _Bar | None = None
+        self._first: tuple[float, int] | None = None
+        self._last: TrainerStatus | None = None
+
+    def report(
+        self,
+        *,
+        done: int,
+        total: int,
+        eta_seconds: float | None = None,
+        metrics: Mapping[str, Value] = NO_METRICS,
+        force: bool = False,
+    ) -> None:
+        """Say how far the stage is.
+
+        Args:
+            done: finished units, steps for train.
+            total: all units.
+            eta_seconds: time left; taken from the pace since the first report when left out.
+            metrics: further numbers by name, for instance loss.
+            force: post now rather than with the next regular post.
+        """
+        first = self._first is None
+        if self._first is None:
+            self._open(done)
+        eta = self._eta(done, total) if eta_seconds is None else eta_seconds
+        self._show(done=done, total=total, eta=eta, metrics=metrics)
+        if self._gauges is not None:
+            self._gauges.set(done=done, total=total, eta=eta, metrics=metrics)
+        self._last = _status(stage=self._stage, done=done, total=total, eta=eta, metrics=metrics)
+        if self._poster is not None:
+            self._poster.put(self._last, urgent=force or first)
+
+    def close(self, *, success: bool) -> None:
+        """End it; after success the server hears of 100 %."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if self._gauges is not None:
+            self._gauges.close()
+            self._gauges = None
+        if self._poster is not None:
+            if success and self._last is not None:
+                end = {"progress_percentage": 100, "estimated_remaining_seconds": 0, "last_updated_time": _now()}
+                self._poster.put(self._last.model_copy(update=end), urgent=True)
+            self._poster.close()
+            self._poster = None
+
+    def _open(self, done: int) -> None:
+        self._first = (time.monotonic(), done)
+        if not self._primary:
+            return
+        target = Target.from_environment(self._environment)
+        self._poster = Poster(target) if target is not None else None
+        self._bar = _Bar.on_terminal(self._stage)
+        self._gauges = _Gauges.serve(self._stage, int(self._environment.get(ENV_METRICS_PORT, METRICS_PORT)))
+
+    def _eta(self, done: int, total: int) -> float | None:
+        assert self._first is not None
+        started, before = self._first
+        if done <= before:
+            return None
+        return (time.monotonic() - started) / (done - before) * max(0, total - done)
+
+    def _show(self, *, done: int, total: int, eta: float | None, metrics: Mapping[str, Value]) -> None:
+        if self._bar is not None:
+            self._bar.update(done=done, total=total, metrics=metrics)
+            return
+        fields: dict[str, Value] = {"step": done, "totalSteps": total}
+        if eta is not None:
+            fields["etaSeconds"] = round(eta)
+        logger.info("", extra={logs.FIELDS: {**fields, **metrics}})
+
+
+def _now() -> datetime:
+    return datetime.now(tz=timezone.utc)
+
+
+def _status(*, stage: Stage, done: int, total: int, eta: float | None, metrics: Mapping[str, Value]) -> TrainerStatus:
+    values: dict[str, Value] = {"stage": stage.value, "step": done, "total_steps": total, **metrics}
+    return TrainerStatus(
+        progress_percentage=min(99, max(0, 100 * done // total)) if total > 0 else 0,
+        estimated_remaining_seconds=None if eta is None or not math.isfinite(eta) else max(0, round(eta)),
+        metrics=[Metric(name=name[:64], value=_text(value)) for name, value in list(values.items())[:256]],
+        last_updated_time=_now(),
+    )
+
+
+def _text(value: Value) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text[:64] or "-"
+
+
+class _Gauges:
+    """Prometheus metrics of the stage on a port of their own."""
+
+    def __init__(self, stage: Stage, port: int) -> None:
+        from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector, start_http_server
+
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"kinema_stage_{name}", text, ["stage", *labels], registry=registry)
+
+        self._stage = stage.value
+        self._done = gauge("done", "Finished units of the stage")
+        self._total = gauge("total", "All units of the stage")
+        self._eta = gauge("eta_seconds", "Estimated time left")
+        self._metric = gauge("metric", "Numbers that the stage reports, for instance loss", "name")
+        self._server, self._thread = start_http_server(port, registry=registry)
+
+    @classmethod
+    def serve(cls, stage: Stage, port: int) -> _Gauges | None:
+        """Open the port; None when it is 0 or taken, since metrics are worth less than the stage."""
+        if port == 0:
+            return None
+        try:
+            return cls(stage, port)
+        except OSError as error:
+            logger.warning("no metrics: port %d: %s; set %s to another port or 0", port, error, ENV_METRICS_PORT)
+            return None
+
+    def set(self, *, done: int, total: int, eta: float | None, metrics: Mapping[str, Value]) -> None:
+        """Show the newest numbers."""
+        self._done.labels(self._stage).set(done)
+        self._total.labels(self._stage).set(total)
+        if eta is not None:
+            self._eta.labels(self._stage).set(eta)
+        for name, value in metrics.items():
+            if not isinstance(value, str):
+                self._metric.labels(self._stage, name).set(value)
+
+    def close(self) -> None:
+        """Free the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Bar:
+    """A progress bar for people."""
+
+    def __init__(self, stage: Stage, bar: RichProgress) -> None:
+        self._bar = bar
+        self._task: TaskID = bar.add_task(stage.value, total=None, numbers="")
+        bar.start()
+
+    @classmethod
+    def on_terminal(cls, stage: Stage) -> _Bar | None:
+        """A bar if stdout is a terminal and rich is installed."""
+        if not sys.stdout.isatty():
+            return None
+        try:
+            from rich import progress as rich
+        except ImportError:
+            return None
+        columns = (
+            rich.TextColumn("{task.description}"),
+            rich.BarColumn(),
+            rich.MofNCompleteColumn(),
+            rich.TimeRemainingColumn(),
+            rich.TextColumn("{task.fields[numbers]}"),
+        )
+        return cls(stage, rich.Progress(*columns))
+
+    def update(self, *, done: int, total: int, metrics: Mapping[str, Value]) -> None:
+        """Move the bar."""
+        numbers = "  ".join(f"{name} {_text(value)}" for name, value in metrics.items())
+        self._bar.update(self._task, completed=done, total=total, numbers=numbers)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.stop()

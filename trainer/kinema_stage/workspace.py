@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The workspace: the one root that stages read and write, here a folder on a shared volume."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+_TEMPORARY = ".kinema-tmp-"
+_COPY_BYTES = 4 << 20
+
+
+class Workspace:
+    """A root under which every name is a relative path with forward slashes.
+
+    A file is either absent or complete: writers fill a hidden temporary file and move it into place. Names may be
+    read while others write; nothing here locks.
+
+    Args:
+        uri: `file:///folder`. The folder is made by the first write.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._root = local_path(uri)
+
+    def uri(self, path: str = "") -> str:
+        """The address of a file or folder."""
+        return f"file://{self.local(path)}"
+
+    def local(self, path: str) -> Path:
+        """The path on this machine.
+
+        Raises:
+            ValueError: the path leaves the workspace.
+        """
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise ValueError(f"{path}: a path in the workspace is relative and has no '..'")
+        return self._root / pure
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or folder is there."""
+        return self.local(path).exists()
+
+    def read(self, path: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return self.local(path).read_bytes()
+
+    def write(self, path: str, data: bytes) -> None:
+        """Put a file in place, whether or not one was there."""
+        target = self.local(path)
+        with _temporary(target, lambda file: file.write_bytes(data)) as temporary:
+            temporary.replace(target)
+        _sync_folder(target.parent)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Put a file in place unless one is there; of many callers exactly one gets True."""
+        target = self.local(path)
+        with _temporary(target, lambda file: file.write_bytes(data)) as temporary:
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                # An NFS client that lost the server's answer sends link(2) again and hears "exists" of its own link.
+                if os.stat(temporary).st_nlink != 2:
+                    return False
+        _sync_folder(target.parent)
+        return True
+
+    def list(self, prefix: str) -> list[str]:
+        """Every file below a folder, relative to the workspace, sorted; files being written are left out."""
+        top = self.local(prefix)
+        found: list[str] = []
+        for folder, folders, files in os.walk(top):
+            folders[:] = [name for name in folders if not name.startswith(_TEMPORARY)]
+            base = Path(folder).relative_to(self._root)
+            found += [(base / name).as_posix() for name in files if not name.startswith(_TEMPORARY)]
+        return sorted(found)
+
+    def delete(self, path: str) -> None:
+        """Remove a file or a whole folder; a missing one is fine.
+
+        A folder vanishes at once: it is renamed first, so that nobody sees half of it.
+        """
+        target = self.local(path)
+        if not target.is_dir() or target.is_symlink():
+            target.unlink(missing_ok=True)
+            return
+        doomed = target.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            target.rename(doomed)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(doomed)
+
+    def upload(self, source: Path, path: str) -> None:
+        """Copy a local file or folder; each file appears at once."""
+        if source.is_dir():
+            for file in sorted(child for child in source.rglob("*") if child.is_file()):
+                self.upload(file, f"{path}/{file.relative_to(source).as_posix()}")
+            return
+        target = self.local(path)
+        with _temporary(target, lambda file: _copy(source, file)) as temporary:
+            temporary.replace(target)
+        _sync_folder(target.parent)
+
+
+def local_path(uri: str) -> Path:
+    """The path that a `file://` address names.
+
+    Raises:
+        ValueError: it is another scheme, or not absolute.
+    """
+    path = uri.removeprefix("file://")
+    if path == uri or not path.startswith("/"):
+        raise ValueError(f"{uri}: write file:///an/absolute/path")
+    return Path(path)
+
+
+@contextlib.contextmanager
+def _temporary(target: Path, fill: Callable[[Path], object]) -> Iterator[Path]:
+    """A complete, synced file beside `target`; whatever is left of it at the end is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        fill(temporary)
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("wb") as writer:
+        shutil.copyfileobj(reader, writer, _COPY_BYTES)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename or link durable, where the file system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
