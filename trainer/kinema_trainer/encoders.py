@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wan's encoders: the video VAE and the UMT5 text encoder of a pretrained pipeline folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from transformers import AutoTokenizer, UMT5EncoderModel
+
+from kinema_api.exits import Exit, StageError
+from kinema_api.settings import FeatureDtype
+
+T = TypeVar("T")
+
+DTYPES = {
+    FeatureDtype.FLOAT32: torch.float32,
+    FeatureDtype.BFLOAT16: torch.bfloat16,
+    FeatureDtype.FLOAT16: torch.float16,
+}
+
+
+class Encoders:
+    """Turns a clip and its caption into features. Each part is loaded when it is first needed.
+
+    Args:
+        folder: a pipeline folder with vae, text_encoder and tokenizer.
+        device: where the encoders run.
+        dtype: the number format they run in, and that of what they return.
+        text_length: most tokens of a caption; the rest is cut off.
+    """
+
+    def __init__(self, folder: Path, *, device: torch.device, dtype: torch.dtype, text_length: int) -> None:
+        self._folder = folder
+        self._device = device
+        self._dtype = dtype
+        self._text_length = text_length
+
+    @torch.inference_mode()
+    def latents(self, video: torch.Tensor) -> torch.Tensor:
+        """The normalised latents of a clip: the posterior's mode, less the VAE's mean, over its deviation.
+
+        Args:
+            video: [3, frames, height, width] in [-1, 1].
+
+        Returns:
+            [channels, latent frames, latent height, latent width], on the CPU.
+        """
+        config = self._vae.config
+        mode = self._vae.encode(video[None].to(self._device, self._dtype)).latent_dist.mode()[0].float()
+        mean = torch.tensor(config.latents_mean, device=mode.device).view(-1, 1, 1, 1)
+        std = torch.tensor(config.latents_std, device=mode.device).view(-1, 1, 1, 1)
+        return ((mode - mean) / std).to(self._dtype).cpu()
+
+    @torch.inference_mode()
+    def text(self, caption: str) -> torch.Tensor:
+        """The embedding of a caption, cleaned as Wan's pipeline does.
+
+        Returns:
+            [tokens, width] without padding, on the CPU.
+        """
+        tokens = self._tokenizer(
+            [prompt_clean(caption)],
+            padding="max_length",
+            max_length=self._text_length,
+            truncation=True,
+            add_special_tokens=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        mask = tokens.attention_mask
+        hidden = self._text_encoder(tokens.input_ids.to(self._device), mask.to(self._device)).last_hidden_state
+        return hidden[0, : int(mask.sum())].to(self._dtype).cpu()
+
+    @cached_property
+    def _vae(self) -> Any:
+        model = self._load(
+            "vae",
+            lambda: AutoencoderKLWan.from_pretrained(
+                self._folder, subfolder="vae", torch_dtype=self._dtype, local_files_only=True
+            ),
+        )
+        return model.to(self._device).eval()
+
+    @cached_property
+    def _text_encoder(self) -> Any:
+        model = self._load(
+            "text_encoder",
+            lambda: UMT5EncoderModel.from_pretrained(
+                self._folder, subfolder="text_encoder", dtype=self._dtype, local_files_only=True
+            ),
+        )
+        return model.to(self._device).eval()
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return self._load(
+            "tokenizer",
+            lambda: AutoTokenizer.from_pretrained(self._folder, subfolder="tokenizer", local_files_only=True),
+        )
+
+    def _load(self, part: str, load: Callable[[], T]) -> T:
+        try:
+            return load()
+        except (OSError, ValueError, KeyError) as error:
+            raise StageError(
+                Exit.WEIGHTS, f"{self._folder / part}: cannot be loaded ({error}); see that the download is complete"
+            ) from error
