@@ -55,12 +55,14 @@ lock: setup ## Write the hashed requirements locks from their .in files (UPGRADE
 	tools/lock $(if $(UPGRADE),--upgrade)
 
 .PHONY: crds
-crds: setup ## Write the CRDs from the models
+crds: setup ## Write the CRDs from the models, and the chart's copies
 	kinema-crds
+	$(PY) tools/chart_sync.py
 
 .PHONY: crds-check
 crds-check: setup ## Fail if the CRDs are not what the models say
 	kinema-crds --check
+	$(PY) tools/chart_sync.py --check
 
 ##@ Images and cluster
 .PHONY: images

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies into the chart what the models say: the CRDs, and the schema of a pool in the chart's values.
+
+`python tools/chart_sync.py` writes; with `--check` it only says what is out of date, and fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kinema_api.pool import PoolSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+CHART = ROOT / "charts" / "kinema"
+SCHEMA = CHART / "values.schema.json"
+
+
+def wanted() -> dict[Path, str]:
+    """Every file of the chart that follows from something else, with the text it must have."""
+    crds = {CHART / "files" / "crds" / path.name: path.read_text() for path in sorted((ROOT / "crds").glob("*.yaml"))}
+    return {**crds, SCHEMA: values_schema(json.loads(SCHEMA.read_text()))}
+
+
+def values_schema(schema: Mapping[str, Any]) -> str:
+    """The schema of the chart's values with `$defs` replaced by those of a pool."""
+    pool = PoolSpec.model_json_schema(by_alias=True)
+    definitions = {**pool.pop("$defs"), "Pool": pool}
+    return json.dumps({**schema, "$defs": _plain(definitions)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _plain(node: Any) -> Any:
+    """The schema without what only the API server understands, and without generated titles."""
+    if isinstance(node, dict):
+        return {
+            key: _plain(value)
+            for key, value in node.items()
+            if not key.startswith("x-kubernetes") and not (key == "title" and isinstance(value, str))
+        }
+    return [_plain(item) for item in node] if isinstance(node, list) else node
+
+
+def stale() -> dict[Path, str]:
+    """The files that are not as they must be. Files that no CRD stands for count as stale, with no text."""
+    files = wanted()
+    left_over = {path: "" for path in (CHART / "files" / "crds").glob("*") if path not in files}
+    return {
+        path: text for path, text in {**files, **left_over}.items() if not path.is_file() or path.read_text() != text
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if something is out of date")
+    check = parser.parse_args().check
+    out_of_date = stale()
+    for path, text in out_of_date.items():
+        print(f"{'out of date' if check else 'wrote'}: {path.relative_to(ROOT)}")
+        if not check and text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        elif not check:
+            path.unlink()
+    return 1 if check and out_of_date else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
