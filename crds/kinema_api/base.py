@@ -26,8 +26,8 @@ class Model(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-class Word(str, Enum):
-    """An enumeration whose members print as their value, on every Python (StrEnum needs 3.11)."""
+class Word(str, Enum):  # noqa: UP042 - StrEnum needs 3.11
+    """An enumeration whose members print as their value, on every Python."""
 
     def __str__(self) -> str:
         return str(self.value)

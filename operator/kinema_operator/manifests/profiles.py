@@ -25,7 +25,7 @@ _COLLECTIVES: dict[Accelerator, dict[str, str]] = {
 def collective_env(pool: PoolSpec) -> list[Raw]:
     """Variables for the pods of a gang; the pool's own win over the profile's."""
     values = {**_COLLECTIVES[pool.accelerator], **pool.fabric.env}
-    env = [{"name": name, "value": value} for name, value in sorted(values.items())]
+    env: list[Raw] = [{"name": name, "value": value} for name, value in sorted(values.items())]
     if pool.accelerator is Accelerator.ASCEND and pool.fabric.host_network:
         # MindCluster: set it with the host's network, and only then.
         env.append({"name": "HCCL_IF_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}})

@@ -10,7 +10,7 @@ _PARTS = re.compile(r"^(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<suffix>[a-zA-Z]*)$")
 
 
 def times(quantity: str, factor: int) -> str:
-    """`quantity` taken `factor` times, in the same unit: times("1.5Gi", 4) is "6Gi".
+    """A quantity taken several times, in the same unit: 1.5Gi four times is 6Gi.
 
     Raises:
         ValueError: the text is no quantity.
