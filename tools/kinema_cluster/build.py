@@ -93,6 +93,7 @@ KWOK = Tool(
     name="kwok",
     module="sigs.k8s.io/kwok",
     programs={"kwok": Program("sigs.k8s.io/kwok/cmd/kwok", 2)},
+    manifests="kustomize/stage",
     version_variables=("sigs.k8s.io/kwok/pkg/consts.Version",),
 )
 HELM = Tool(

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bringing images into the cluster's containerd, layer by layer, only those it does not have."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from kinema_cluster.errors import ClusterError
+from kinema_cluster.oci import IMAGE_NAME
+from kinema_cluster.paths import cache
+
+REF_NAME = "org.opencontainers.image.ref.name"
+NAMESPACE = "k8s.io"
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """One content-addressed file of an image."""
+
+    digest: str
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """An OCI layout: a folder, or a tar of it."""
+
+    index: Mapping[str, Any]
+    blobs: Mapping[str, Blob]
+
+
+def normalized(name: str) -> str:
+    """The name as the kubelet writes it: `a/b` is docker.io/a/b:latest."""
+    domain, slash, _ = name.partition("/")
+    if not slash or not ("." in domain or ":" in domain or domain == "localhost"):
+        name = f"docker.io/{name}" if slash else f"docker.io/library/{name}"
+    last = name.rpartition("/")[2]
+    return name if ":" in last or "@" in last else f"{name}:latest"
+
+
+def named_index(index: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    """The index with each image's full name where containerd reads it; `name` wins if there is just one image."""
+    manifests = []
+    for entry in index["manifests"]:
+        annotations = dict(entry.get("annotations") or {})
+        own = name if name and len(index["manifests"]) == 1 else None
+        found = own or annotations.get(IMAGE_NAME) or annotations.get(REF_NAME)
+        if not found:
+            raise ClusterError("the archive does not say what its image is called: give the name with --name")
+        manifests.append({**entry, "annotations": annotations | {IMAGE_NAME: normalized(found)}})
+    return {**index, "manifests": manifests}
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Archive]:
+    """The OCI layout at `path`."""
+    if path.is_dir():
+        yield Archive(index=json.loads((path / "index.json").read_text()), blobs=_folder_blobs(path))
+        return
+    try:
+        with tarfile.open(path, "r:") as archive:
+            members = {member.name.removeprefix("./"): member for member in archive}
+            if "index.json" not in members:
+                raise ClusterError(f"{path} is no OCI archive (no index.json): write it with oci-archive:{path}")
+            text = _member(archive, members["index.json"]).read()
+            yield Archive(index=json.loads(text), blobs=_tar_blobs(archive, members))
+    except tarfile.ReadError as error:
+        raise ClusterError(f"{path} is no uncompressed tar: {error}") from error
+
+
+def load(source: str | Path, *, socket: Path, name: str | None = None) -> list[str]:
+    """Bring the images of an OCI archive, an OCI folder or buildah's storage into containerd; returns their names."""
+    path = Path(source)
+    if path.exists():
+        with opened(path) as archive:
+            return _import(archive, socket=socket, name=name)
+    with _pushed(str(source)) as folder, opened(folder) as archive:
+        return _import(archive, socket=socket, name=name or str(source))
+
+
+def ctr(socket: Path, *arguments: str) -> str:
+    """Run ctr on the cluster's containerd and return what it prints."""
+    command = ["ctr", "--address", str(socket), "--namespace", NAMESPACE, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ClusterError(f"ctr {' '.join(arguments[:3])} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def loaded(socket: Path) -> dict[str, str]:
+    """Names and digests of the images that containerd has."""
+    lines = ctr(socket, "images", "list").splitlines()[1:]
+    return {fields[0]: fields[2] for line in lines if len(fields := line.split()) > 2}
+
+
+def _import(archive: Archive, *, socket: Path, name: str | None) -> list[str]:
+    index = named_index(archive.index, name)
+    wanted = {entry["annotations"][IMAGE_NAME]: entry["digest"] for entry in index["manifests"]}
+    have = loaded(socket)
+    if all(have.get(image) == digest for image, digest in wanted.items()):
+        return list(wanted)
+    present = set(ctr(socket, "content", "list", "--quiet").split())
+    missing = [blob for digest, blob in sorted(archive.blobs.items()) if digest not in present]
+    command = ["ctr", "--address", str(socket), "--namespace", NAMESPACE, "images", "import", "-"]
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
+        assert process.stdin
+        # A broken pipe means that ctr gave up: its own words say why.
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+            _stream(pipe, index, missing)
+        if process.wait():
+            output.seek(0)
+            raise ClusterError(f"ctr images import failed: {output.read().decode().strip()}")
+    return list(wanted)
+
+
+def _stream(pipe: IO[bytes], index: Mapping[str, Any], blobs: list[Blob]) -> None:
+    with tarfile.open(fileobj=pipe, mode="w|", bufsize=1 << 20) as out:
+        for name, value in (("oci-layout", {"imageLayoutVersion": "1.0.0"}), ("index.json", index)):
+            data = json.dumps(value).encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            out.addfile(info, io.BytesIO(data))
+        for blob in blobs:
+            info = tarfile.TarInfo("blobs/" + blob.digest.replace(":", "/"))
+            info.size = blob.size
+            with blob.open() as data_file:
+                out.addfile(info, data_file)
+
+
+def _folder_blobs(path: Path) -> dict[str, Blob]:
+    found = {}
+    for file in (path / "blobs" / "sha256").iterdir():
+        digest = f"sha256:{file.name}"
+        found[digest] = Blob(digest=digest, size=file.stat().st_size, open=lambda file=file: file.open("rb"))  # type: ignore[misc]
+    return found
+
+
+def _tar_blobs(archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo]) -> dict[str, Blob]:
+    found = {}
+    for name, member in members.items():
+        if name.startswith("blobs/sha256/") and member.isfile():
+            digest = "sha256:" + name.rpartition("/")[2]
+            found[digest] = Blob(digest=digest, size=member.size, open=lambda m=member: _member(archive, m))  # type: ignore[misc]
+    return found
+
+
+def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    found = archive.extractfile(member)
+    if found is None:
+        raise ClusterError(f"{member.name} in the archive is no file")
+    return found
+
+
+@contextlib.contextmanager
+def _pushed(image: str) -> Iterator[Path]:
+    """An image of buildah's storage as an OCI folder, uncompressed: gzip would cost more than all the rest."""
+    if not shutil.which("buildah"):
+        raise ClusterError(f"{image} is no file, and without buildah it cannot be an image either")
+    cache().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache(), prefix="push-") as folder:
+        command = ["buildah", "push", "--quiet", "--disable-compression", image, f"oci:{folder}:{image}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise ClusterError(f"{image} is neither a file nor an image of buildah's storage: {done.stderr.strip()}")
+        yield Path(folder)
