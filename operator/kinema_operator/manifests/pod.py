@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kinema_api.locations import mount_path
+from kinema_api.locations import claim_of, mount_path
 from kinema_api.names import (
     ANNOTATION_CONFIG,
     ANNOTATION_SERVER_CA,
@@ -197,8 +197,12 @@ def _mounts(plan: AttemptPlan, pool: PoolSpec | None) -> list[Raw]:
     ]
     if plan.platform.server_url:
         mounts.append({"name": "progress", "mountPath": PROGRESS_DIR, "readOnly": True})
+    workspace = claim_of(plan.spec.storage.uri)
     for number, claim in enumerate(claims(plan.spec)):
-        mounts.append({"name": f"claim-{number}", "mountPath": mount_path(claim)})
+        mount: Raw = {"name": f"claim-{number}", "mountPath": mount_path(claim)}
+        if workspace is None or claim != workspace.name:
+            mount["readOnly"] = True
+        mounts.append(mount)
     if pool is not None and plan.devices:
         if pool.shared_memory:
             mounts.append({"name": "dshm", "mountPath": "/dev/shm"})
