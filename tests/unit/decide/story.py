@@ -148,7 +148,9 @@ class Story:
         status = self.settle()
         while status.stage is not stage:
             current = status.stages[[s.name for s in status.stages].index(status.stage or Stage.CHECK)]
-            keys = {"keys": KEYS, "existing": list(existing)} if current.name is Stage.CHECK else {}
+            keys: dict[str, Any] = {}
+            if current.name is Stage.CHECK:
+                keys = {"keys": KEYS, "existing": list(existing)}
             status = self.succeed(current.attempts[-1].child, **keys)
         return status
 

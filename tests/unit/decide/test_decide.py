@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -337,6 +338,6 @@ def test_every_decision_is_idempotent_along_the_whole_job() -> None:
         story.settle()
         first = story.ask()
         assert first.create == () and first.status is None and first.events == ()
-        keys = {"keys": KEYS} if stage == "check" else {}
+        keys: dict[str, Any] = {"keys": KEYS} if stage == "check" else {}
         story.succeed(f"wan-{stage}-1", **keys)
     assert story.status.phase is Phase.SUCCEEDED
