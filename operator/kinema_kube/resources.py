@@ -29,7 +29,7 @@ class Resource:
         """The path of one object, or of the collection when there is no name.
 
         Raises:
-            ValueError: a namespaced object without a namespace, or the other way round.
+            ValueError: a namespaced object without a namespace, or the other way round; a name that is none.
         """
         if namespace is not None and not self.namespaced:
             raise ValueError(f"{self.plural} have no namespace; {namespace!r} was given")
@@ -38,6 +38,10 @@ class Resource:
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         scope = ["namespaces", namespace] if namespace is not None else []
         segments = [*scope, self.plural, *([] if name is None else [name]), *([subresource] if subresource else [])]
+        for segment in segments:
+            # An HTTP client resolves dots: `..` would name another object than the one that was asked for.
+            if segment in ("", ".", ".."):
+                raise ValueError(f"{self.plural}: {segment!r} is no name")
         return "/".join([root, *(quote(segment, safe="") for segment in segments)])
 
 

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the application over HTTPS until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+
+import uvicorn
+from prometheus_client import start_http_server
+
+from kinema_kube import connect
+from kinema_server.app import create_app
+from kinema_server.certificate import Certificate
+from kinema_server.settings import ServerSettings
+
+logger = logging.getLogger(__name__)
+
+
+def make_server(settings: ServerSettings, certificate: Certificate) -> uvicorn.Server:
+    """The HTTPS server, not yet started."""
+
+    def context(_config: uvicorn.Config, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        return certificate.context
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings, lambda: connect(kubeconfig=settings.kubeconfig)),
+            host=settings.host,
+            port=settings.port,
+            ssl_context_factory=context,
+            timeout_graceful_shutdown=settings.shutdown_seconds,
+            timeout_keep_alive=75,
+            limit_concurrency=1000,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            ws="none",
+        )
+    )
+
+
+async def serve(settings: ServerSettings) -> bool:
+    """Serve until SIGTERM; False when the server could not start.
+
+    Raises:
+        CertificateError: there is no certificate to start with.
+    """
+    certificate = Certificate(certificate=settings.certificate, key=settings.key)
+    server = make_server(settings, certificate)
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port)
+    following = asyncio.create_task(certificate.follow(interval=settings.certificate_check_seconds))
+    try:
+        await server.serve()
+    finally:
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+    logger.info("stopped")
+    return server.started

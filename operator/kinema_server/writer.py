@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes `status.progress`: at most once in an interval and job, never onto a job that is gone.
+
+Each job that posts has a lane: a task that writes the lane's latest progress when it is due. The first post of an
+attempt and the last one (100 %) are due at once, and their posts wait for the write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Any
+
+from kinema_api.job import Progress
+from kinema_kube import Kube
+from kinema_kube.errors import ConflictError, KubeError, NotFoundError
+from kinema_kube.resources import VIDEO_TRAINING_JOBS
+from kinema_server import metrics
+from kinema_server.figures import moment_of
+from kinema_server.refusal import Refusal, unavailable
+
+logger = logging.getLogger(__name__)
+
+FIELD_MANAGER = "kinema-server"
+_FAILURES_LIMIT = 20
+"""Failed writes in a row after which a lane gives up."""
+_CLOSING_SECONDS = 5.0
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class _Lane:
+    namespace: str
+    name: str
+    uid: str
+    pending: Progress | None = None
+    told: Progress | None = None
+    due: float = 0.0
+    """Loop time before which nothing but a first or a last post is written."""
+    failures: int = 0
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+
+
+def is_urgent(progress: Progress, told: Progress | None) -> bool:
+    """Whether a post is the first of its attempt, or the last."""
+    return progress.percentage >= 100 or told is None or _attempt(progress) != _attempt(told)
+
+
+def delay(job: Mapping[str, Any], progress: Progress, *, interval: float, now: datetime) -> float:
+    """Seconds to wait before `progress` may be written onto `job` as it stands; 0 writes now.
+
+    Other replicas of the server, and this one before a restart, count too: what they wrote is in the job.
+
+    Raises:
+        Refusal: 409, a later attempt or stage has spoken.
+    """
+    status = job.get("status") or {}
+    stages = [stage for stage in status.get("stages") or [] if stage.get("name") == progress.stage]
+    latest = max((attempt["number"] for stage in stages for attempt in stage.get("attempts") or []), default=0)
+    if latest > progress.attempt:
+        raise Refusal(
+            HTTPStatus.CONFLICT, f"attempt {progress.attempt} of {progress.stage} was followed by attempt {latest}"
+        )
+    written = status.get("progress") or {}
+    written_at = moment_of(written.get("updatedAt"))
+    if progress.percentage >= 100 or written_at is None:
+        return 0.0
+    if (written.get("stage"), written.get("attempt")) != _attempt(progress):
+        received = moment_of(progress.updated_at)
+        if received is not None and written_at > received:
+            raise Refusal(HTTPStatus.CONFLICT, f"{written.get('stage')} has spoken since")
+        return 0.0
+    return max(0.0, min(interval, (written_at + timedelta(seconds=interval) - now).total_seconds()))
+
+
+class Writer:
+    """The lanes of all jobs that post."""
+
+    def __init__(self, kube: Kube, *, interval: float, now: Callable[[], datetime] = _utc_now) -> None:
+        self._kube = kube
+        self._interval = interval
+        self._now = now
+        self._lanes: dict[str, _Lane] = {}
+        self._closing = False
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    async def submit(self, *, namespace: str, name: str, uid: str, progress: Progress) -> None:
+        """Take a job's latest progress; it is written now or when it is due.
+
+        Raises:
+            Refusal: 404 or 409, the job or the attempt is gone; 503, the API server does not take it now.
+        """
+        if self._closing:
+            raise unavailable("the server is going down")
+        lane = self._lanes.get(uid)
+        if lane is None:
+            lane = self._lanes[uid] = _Lane(namespace=namespace, name=name, uid=uid)
+            lane.task = asyncio.create_task(self._run(lane), name=f"progress {namespace}/{name}")
+        lane.pending = progress
+        if is_urgent(progress, lane.told):
+            waiter = asyncio.get_running_loop().create_future()
+            lane.waiters.append(waiter)
+            lane.wake.set()
+            await waiter
+
+    async def close(self) -> None:
+        """Write what is pending, and stop."""
+        self._closing = True
+        tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
+        for lane in self._lanes.values():
+            lane.wake.set()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=_CLOSING_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _run(self, lane: _Lane) -> None:
+        try:
+            while True:
+                await self._until_due(lane)
+                if lane.pending is not None:
+                    await self._flush(lane)
+                # No await between this decision and the lane's end, or a post could land in a lane without a task.
+                idle = lane.pending is None and asyncio.get_running_loop().time() >= lane.due
+                if idle or self._closing or lane.failures >= _FAILURES_LIMIT:
+                    return
+        finally:
+            self._lanes.pop(lane.uid, None)
+            _answer(lane, unavailable("the progress could not be written"))
+
+    async def _until_due(self, lane: _Lane) -> None:
+        remaining = lane.due - asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(max(0.0, remaining)):
+                await lane.wake.wait()
+        except TimeoutError:
+            return
+        lane.wake.clear()
+
+    async def _flush(self, lane: _Lane) -> None:
+        progress, lane.pending = lane.pending, None
+        assert progress is not None
+        loop = asyncio.get_running_loop()
+        try:
+            wait = await self._write(lane, progress)
+        except Refusal as refusal:
+            metrics.WRITES.labels(result="refused").inc()
+            logger.info("progress refused", extra={**_where(lane), "reason": refusal.message})
+            lane.told, lane.due = None, loop.time()
+            _answer(lane, refusal)
+        except KubeError as error:
+            metrics.WRITES.labels(result="failed").inc()
+            logger.warning("progress not written", extra={**_where(lane), "error": str(error)})
+            lane.failures += 1
+            lane.pending = lane.pending or progress
+            lane.due = loop.time() + max(self._interval, error.retry_after or 0.0)
+            _answer(lane, unavailable("the Kubernetes API does not take the progress now; it is kept and tried again"))
+        else:
+            lane.failures = 0
+            lane.told = progress
+            if wait:
+                lane.pending = lane.pending or progress
+            else:
+                metrics.WRITES.labels(result="written").inc()
+            lane.due = loop.time() + (wait or self._interval)
+            _answer(lane, None)
+
+    async def _write(self, lane: _Lane, progress: Progress) -> float:
+        """Write, or say how many seconds it is too early."""
+        gone = Refusal(HTTPStatus.NOT_FOUND, f"job {lane.name!r} of namespace {lane.namespace!r} is gone")
+        try:
+            job = await self._kube.get(VIDEO_TRAINING_JOBS, lane.name, namespace=lane.namespace)
+            if job["metadata"]["uid"] != lane.uid:
+                raise gone
+            wait = delay(job, progress, interval=self._interval, now=self._now())
+            if not wait or self._closing:
+                await self._apply(lane, progress)
+        except (NotFoundError, ConflictError) as error:
+            # The uid in the body is a precondition: a new job of the same name answers with a conflict.
+            raise gone from error
+        return 0.0 if self._closing else wait
+
+    async def _apply(self, lane: _Lane, progress: Progress) -> None:
+        body = {
+            "metadata": {"namespace": lane.namespace, "name": lane.name, "uid": lane.uid},
+            "status": {"progress": progress.wire()},
+        }
+        await self._kube.apply(VIDEO_TRAINING_JOBS, body, manager=FIELD_MANAGER, force=True, subresource="status")
+
+
+def _answer(lane: _Lane, refusal: Refusal | None) -> None:
+    waiters, lane.waiters = lane.waiters, []
+    for waiter in waiters:
+        if waiter.done():
+            continue  # its client went away
+        if refusal is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(refusal)
+
+
+def _attempt(progress: Progress) -> tuple[str, int]:
+    return progress.stage.value, progress.attempt
+
+
+def _where(lane: _Lane) -> dict[str, str]:
+    return {"namespace": lane.namespace, "job": lane.name}
