@@ -100,3 +100,12 @@ def success(workspace: Workspace, folder: str, manifest: Manifest, *, reason: st
         digest=manifest.digest,
         counts=manifest.counts,
     )
+
+
+def existing(workspace: Workspace, folder: str) -> Termination | None:
+    """The end of a stage whose artifact another job or attempt has published; None when nobody has."""
+    manifest = published(workspace, folder)
+    if manifest is None:
+        return None
+    end = success(workspace, folder, manifest, reason="ArtifactExists")
+    return end.model_copy(update={"message": f"made by {manifest.job} at {manifest.created_at}: {end.message}"})

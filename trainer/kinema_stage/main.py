@@ -98,14 +98,10 @@ def _where(location: tuple[int | str, ...]) -> str:
 
 
 def _skip(context: Context) -> Termination | None:
-    """The end of a shared stage whose artifact another job or attempt has published."""
+    """The end of a shared stage whose artifact is there already."""
     if context.config.stage not in SHARED_STAGES:
         return None
-    manifest = artifact.published(context.workspace, context.folder)
-    if manifest is None:
-        return None
-    end = artifact.success(context.workspace, context.folder, manifest, reason="ArtifactExists")
-    return end.model_copy(update={"message": f"made by {manifest.job} at {manifest.created_at}: {end.message}"})
+    return artifact.existing(context.workspace, context.folder)
 
 
 def _named(end: Termination) -> Termination:

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a dataset lists: videos and captions, in a folder, a CSV or a JSONL file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kinema_api.exits import Exit, StageError
+from kinema_api.job import Dataset, DatasetFormat
+from kinema_api.keys import digest
+from kinema_stage.fingerprint import file_tag
+from kinema_stage.parallel import threads
+from kinema_stage.quarantine import Quarantined, Reason
+from kinema_stage.workspace import local_path
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".gif", ".ogv", ".3gp"}
+)
+_CAPTION_BYTES = 64 * 1024
+_FIELD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One video with its caption, or with why it is set aside."""
+
+    video: str
+    caption: str = ""
+    problem: Quarantined | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All videos of a dataset. Paths of videos are relative to `root`."""
+
+    root: Path
+    items: tuple[Item, ...]
+
+    @property
+    def usable(self) -> tuple[Item, ...]:
+        """Those with a caption."""
+        return tuple(item for item in self.items if item.problem is None)
+
+
+def read(dataset: Dataset) -> Listing:
+    """List a dataset; no video is opened.
+
+    Raises:
+        StageError: it is not there, empty, or of another format.
+    """
+    try:
+        path = local_path(dataset.uri)
+    except ValueError as error:
+        raise StageError(Exit.USER, f"dataset.uri: {error}") from None
+    try:
+        listing = _read(dataset, path)
+    except FileNotFoundError:
+        raise StageError(
+            Exit.USER, f"dataset.uri: {path} does not exist; put the videos there or correct the address"
+        ) from None
+    except OSError as error:
+        raise StageError(Exit.USER, f"dataset.uri: cannot read {path}: {error}; user {os.getuid()} needs it") from None
+    if not listing.items:
+        raise StageError(Exit.DATA, f"dataset.uri: {path} lists no videos; {_expected(dataset)}")
+    return listing
+
+
+def tags(listing: Listing) -> dict[str, str]:
+    """The content tag of every video that can be read, by its path."""
+    videos = sorted({item.video for item in listing.usable})
+
+    def tag(video: str) -> str | None:
+        try:
+            return file_tag(listing.root / video)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
+            return None
+
+    return {video: found for video, found in zip(videos, threads(tag, videos), strict=True) if found is not None}
+
+
+def fingerprint(listing: Listing, tags: dict[str, str]) -> str:
+    """Digest of all that a dataset says: names, contents and captions."""
+    return digest(
+        sorted([item.video, tags.get(item.video, ""), item.caption, item.problem is None] for item in listing.items)
+    )
+
+
+def _read(dataset: Dataset, path: Path) -> Listing:
+    if dataset.format is DatasetFormat.FOLDER:
+        if path.is_file():
+            kind = path.suffix.lstrip(".") if path.suffix in (".csv", ".jsonl") else "csv or jsonl"
+            raise StageError(Exit.USER, f"dataset.uri: {path} is a file; set dataset.format to {kind}")
+        videos = _walk(path)
+        return Listing(root=path, items=tuple(threads(lambda video: _with_caption(path, video), videos)))
+    if path.is_dir():
+        raise StageError(
+            Exit.USER,
+            f"dataset.uri: {path} is a folder; name its {dataset.format} file, or set dataset.format to folder",
+        )
+    rows = _csv_rows(path) if dataset.format is DatasetFormat.CSV else _jsonl_rows(path)
+    return Listing(root=path.parent, items=tuple(_rows_to_items(rows, dataset=dataset, path=path)))
+
+
+def _expected(dataset: Dataset) -> str:
+    if dataset.format is DatasetFormat.FOLDER:
+        return f"it needs videos ({', '.join(sorted(VIDEO_SUFFIXES))}), each with a caption beside it (NAME.txt)"
+    return f"it needs a row a video, with the columns {_columns(dataset)}"
+
+
+def _columns(dataset: Dataset) -> str:
+    return f"{dataset.captions.video_column} and {dataset.captions.caption_column}"
+
+
+def _walk(root: Path) -> list[str]:
+    """Videos below a folder, sorted; hidden files are no videos (macOS leaves ._NAME.mp4 beside NAME.mp4)."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found: list[str] = []
+    for folder, folders, files in os.walk(root, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        base = Path(folder).relative_to(root)
+        found += [
+            (base / name).as_posix()
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
+        ]
+    return sorted(found)
+
+
+def _with_caption(root: Path, video: str) -> Item:
+    for suffix in (".txt", ".json"):
+        path = (root / video).with_suffix(suffix)
+        try:
+            with path.open("rb") as file:
+                data = file.read(_CAPTION_BYTES + 1)
+            if len(data) > _CAPTION_BYTES:
+                return _set_aside(video, Reason.BAD_CAPTION, f"{path.name} has more than {_CAPTION_BYTES} bytes")
+            text = data.decode("utf-8-sig")
+            caption = json.loads(text)["caption"] if suffix == ".json" else text
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            return _set_aside(video, Reason.BAD_CAPTION, f"{path.name}: {error}")
+        except (json.JSONDecodeError, KeyError, TypeError):
+            return _set_aside(video, Reason.BAD_CAPTION, f'{path.name} is not {{"caption": "..."}}')
+        return _captioned(video, caption)
+    return _set_aside(video, Reason.NO_CAPTION, f"there is no {Path(video).stem}.txt or .json beside it")
+
+
+def _captioned(video: str, caption: Any) -> Item:
+    if not isinstance(caption, str):
+        return _set_aside(video, Reason.BAD_CAPTION, f"its caption is not text: {caption!r}"[:200])
+    if not caption.strip():
+        return _set_aside(video, Reason.NO_CAPTION, "its caption is empty")
+    return Item(video=video, caption=caption.strip())
+
+
+def _set_aside(video: str, reason: Reason, message: str) -> Item:
+    return Item(video=video, problem=Quarantined(video=video, reason=reason, message=message))
+
+
+Row = tuple[str, dict[str, Any] | str]
+"""Where a row stands, for people; and its columns, or why it has none."""
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(_FIELD_BYTES)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            for row in reader:
+                yield f"line {reader.line_num}", row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise StageError(
+                Exit.USER, f"dataset.uri: {path}, near line {reader.line_num}: {error}; it must be CSV in UTF-8"
+            ) from None
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                yield f"line {number}", f"it is not JSON: {error}"
+                continue
+            yield f"line {number}", row if isinstance(row, dict) else "it is not a JSON object"
+
+
+def _rows_to_items(rows: Iterator[Row], *, dataset: Dataset, path: Path) -> Iterator[Item]:
+    columns = dataset.captions
+    known = False
+    for place, row in rows:
+        if isinstance(row, str):
+            yield _set_aside(place, Reason.BAD_ROW, row)
+            continue
+        if not known:
+            _check_columns(row, dataset=dataset, path=path)
+            known = True
+        video = row.get(columns.video_column)
+        if not isinstance(video, str) or not video.strip():
+            yield _set_aside(place, Reason.BAD_ROW, f"it names no video in {columns.video_column}")
+            continue
+        yield _row_to_item(path.parent, video.strip(), row.get(columns.caption_column))
+
+
+def _check_columns(row: dict[str, Any], *, dataset: Dataset, path: Path) -> None:
+    for field, column in (
+        ("videoColumn", dataset.captions.video_column),
+        ("captionColumn", dataset.captions.caption_column),
+    ):
+        if column not in row:
+            have = ", ".join(str(name) for name in row)
+            raise StageError(
+                Exit.USER, f"dataset.captions.{field}: {path} has no column {column}; it has: {have}; name one of them"
+            )
+
+
+def _row_to_item(root: Path, video: str, caption: Any) -> Item:
+    relative = posixpath.relpath(video, root) if video.startswith("/") else posixpath.normpath(video)
+    if relative == ".." or relative.startswith("../"):
+        return _set_aside(video, Reason.OUTSIDE, f"it lies outside {root}; put it below the listing's folder")
+    if caption is None:
+        return _set_aside(relative, Reason.NO_CAPTION, "its row has no caption")
+    return _captioned(relative, caption)

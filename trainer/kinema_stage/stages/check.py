@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""check: validates dataset, weights and workspace, resolves keys, reports which artifacts exist."""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+
+from kinema_api.exits import Exit, StageError, Termination
+from kinema_api.keys import Inputs, Keys, resolve
+from kinema_api.names import Stage, artifact_folder
+from kinema_api.stage import CheckConfig
+from kinema_stage import artifact, dataset, weights
+from kinema_stage.context import Context
+from kinema_stage.fingerprint import folder_tag
+from kinema_stage.quarantine import summary
+from kinema_stage.workspace import Workspace
+
+STEPS = 4
+
+
+def run(context: Context) -> Termination:
+    """The stage."""
+    config = context.config
+    assert isinstance(config, CheckConfig)
+    _step(context, 0)
+    probe(context.workspace)
+    _step(context, 1)
+    root = weights.check(config.weights, config.model)
+    _step(context, 2)
+    listing = dataset.read(config.dataset)
+    tags = dataset.tags(listing)
+    counts = _count(listing, tags)
+    _step(context, 3)
+    transformer, vae, *text = (root / name for name in (*weights.WEIGHTS, weights.TOKENIZER))
+    keys = resolve(
+        inputs=Inputs(
+            dataset=dataset.fingerprint(listing, tags),
+            transformer=folder_tag(transformer),
+            vae=folder_tag(vae),
+            text_encoder=folder_tag(*text),
+        ),
+        model=config.model,
+        task=config.task,
+        dataset=config.dataset,
+        prepare=config.prepare,
+        features=config.features,
+    )
+    existing = _existing(context.workspace, keys)
+    context.progress.report(done=STEPS, total=STEPS)
+    return Termination(
+        code=Exit.OK,
+        reason="Succeeded",
+        message=f"{counts['usable']} of {counts['videos']} videos can be used; weights and workspace are in order",
+        counts=counts,
+        keys={name: str(key) for name, key in keys.wire().items()},
+        existing=existing,
+    )
+
+
+def _step(context: Context, done: int) -> None:
+    context.check_interrupted()
+    context.progress.report(done=done, total=STEPS)
+
+
+def _count(listing: dataset.Listing, tags: dict[str, str]) -> dict[str, int]:
+    """Counts of the listing.
+
+    Raises:
+        StageError: not one video can be used.
+    """
+    usable = sum(item.video in tags for item in listing.usable)
+    if not usable:
+        problems = summary([item.problem for item in listing.items if item.problem is not None])
+        unread = [item.video for item in listing.usable]
+        missing = f"{len(unread)} cannot be opened (for instance {listing.root / unread[0]})" if unread else ""
+        raise StageError(
+            Exit.DATA,
+            f"none of the {len(listing.items)} videos of the dataset can be used:"
+            f" {'; '.join(part for part in (problems, missing) if part)}",
+        )
+    return {"videos": len(listing.items), "usable": usable}
+
+
+def _existing(workspace: Workspace, keys: Keys) -> list[str]:
+    folders = {
+        Stage.PREPARE: artifact_folder(Stage.PREPARE, keys.prepare),
+        Stage.FEATURES: artifact_folder(Stage.FEATURES, keys.features),
+        Stage.CONVERT: artifact_folder(Stage.CONVERT, keys.convert),
+    }
+    return [stage.value for stage, folder in folders.items() if artifact.published(workspace, folder) is not None]
+
+
+def probe(workspace: Workspace) -> None:
+    """Use every operation that later stages need.
+
+    Raises:
+        StageError: one of them does not work.
+    """
+    path = f"probes/{uuid.uuid4().hex}"
+    content = path.encode()
+    try:
+        workspace.write(path, content)
+        created = workspace.create(f"{path}-link", content)
+        again = workspace.create(f"{path}-link", b"")
+        whole = workspace.read(path) == content and workspace.read(f"{path}-link") == content
+        workspace.delete(path)
+        workspace.delete(f"{path}-link")
+    except OSError as error:
+        raise StageError(Exit.STORAGE, f"storage.uri: {workspace.local('')} {_trouble(error)}") from error
+    if not (created and not again and whole):
+        raise StageError(
+            Exit.STORAGE,
+            f"storage.uri: {workspace.local('')} does not give back what was written; it needs a file system with"
+            " atomic hard links and consistent reads",
+        )
+
+
+def _trouble(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "is full; free space or enlarge the volume"
+        case errno.EROFS:
+            return "is mounted read-only; mount it for reading and writing"
+        case errno.EACCES | errno.EPERM if error.filename2 is None:
+            return f"cannot be written by user {os.getuid()}, group {os.getgid()}; give it the folder, or set fsGroup"
+        case errno.EPERM | errno.ENOTSUP | errno.EMLINK:
+            return "has no hard links, by which jobs agree on who is first; use another volume"
+        case _:
+            return f"cannot be used: {error}"
