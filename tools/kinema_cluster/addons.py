@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kinema_cluster.build import COREDNS, NODE, TRAINING_OPERATOR
-from kinema_cluster.certificates import Identity, encoded, issue, make_authority
+from kinema_cluster.certificates import Identity, encoded, issue, make_traditional_authority
 from kinema_cluster.components import DNS_SERVICE, DOMAIN
 from kinema_cluster.oci import write_scratch_image
 
@@ -152,7 +152,8 @@ def cluster_role_binding(name: str, *, role: str, account: dict[str, str]) -> di
 
 def make_webhook_certificate(pki: Path, *, hosts: tuple[str, ...] = ()) -> None:
     """Certificates of training-operator's webhook, made ahead so that its Pod need not wait for its own Secret."""
-    make_authority(pki, "webhook-ca")
+    # The name and the form of the key that training-operator's own rotation takes for valid; others it replaces.
+    make_traditional_authority(pki, "webhook-ca", host="training-operator-ca")
     issue(pki, Identity(name="webhook", common_name=SERVICE, hosts=(SERVICE, *hosts)), authority="webhook-ca")
 
 

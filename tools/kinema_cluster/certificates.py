@@ -14,6 +14,7 @@ from kinema_cluster.errors import ClusterError
 from kinema_cluster.record import write_atomically
 
 DAYS = 3650
+AUTHORITY = ("basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature")
 KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
 
 
@@ -51,10 +52,19 @@ def alternative_name(host: str) -> str:
 def make_authority(folder: Path, name: str = "ca") -> None:
     """NAME.crt and NAME.key, unless they are there."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not (folder / f"{name}.crt").exists():
+        _request(folder, name, "/CN=kinema-local-ca", AUTHORITY, signed_by=None)
+
+
+def make_traditional_authority(folder: Path, name: str, *, host: str) -> None:
+    """An authority for programs that read RSA keys in PKCS #1 only, and look for `host` in its own certificate."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if (folder / f"{name}.crt").exists():
         return
-    extensions = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature"]
-    _request(folder, name, "/CN=kinema-local-ca", extensions, signed_by=None)
+    key = folder / f"{name}.key"
+    _openssl(["genrsa", "-traditional", "-out", str(key), "2048"])
+    extensions = [*AUTHORITY, f"subjectAltName={alternative_name(host)}"]
+    _request(folder, name, f"/CN={host}", extensions, signed_by=None, own_key=key)
 
 
 def issue(folder: Path, identity: Identity, *, authority: str = "ca") -> None:
@@ -96,9 +106,18 @@ def encoded(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode()
 
 
-def _request(folder: Path, name: str, subject: str, extensions: Sequence[str], *, signed_by: str | None) -> None:
-    certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
-    command = ["req", "-x509", *KEY, "-days", str(DAYS), "-subj", subject, "-keyout", str(key)]
+def _request(
+    folder: Path,
+    name: str,
+    subject: str,
+    extensions: Sequence[str],
+    *,
+    signed_by: str | None,
+    own_key: Path | None = None,
+) -> None:
+    certificate = folder / f"{name}.crt"
+    command = ["req", "-x509", "-days", str(DAYS), "-subj", subject]
+    command += ["-key", str(own_key)] if own_key else [*KEY, "-keyout", str(folder / f"{name}.key")]
     if signed_by:
         command += ["-CA", str(folder / f"{signed_by}.crt"), "-CAkey", str(folder / f"{signed_by}.key")]
     for extension in extensions:

@@ -173,7 +173,6 @@ class FullCluster:
         record = self._empty_record()
         record.details = {
             "sysctls": network.read_sysctls(),
-            "tables": network.saved_tables(),
             "absent": leftovers.absent(),
             "workspace": str(workspace.resolve() if workspace else self.layout.workspace),
         }
@@ -307,17 +306,18 @@ class FullCluster:
 
     def _clear(self, record: Record) -> None:
         supervisor = Supervisor(plane=self.plane, record=record)
-        supervisor.stop(["kubelet", "kube-proxy", "kube-controller-manager", "kube-scheduler"])
+        supervisor.stop(["kubelet", "kube-proxy", "kube-controller-manager", "kube-scheduler"], grace=2)
         leftovers.kill_containers(self.layout)
         if "containerd" in record.living():
             remove_containers(self.layout)
-        supervisor.stop()
+        # etcd's data is deleted next: nobody need end gracefully.
+        supervisor.stop(grace=1)
         leftovers.kill_containers(self.layout)
         leftovers.remove_shim_sockets(self.layout)
         leftovers.unmount([self.layout.root, store()])
         leftovers.remove_cgroups()
         leftovers.remove_links()
-        network.clean_rules(record.details["tables"])
+        network.clean_rules()
         network.remove_address()
         network.write_sysctls(record.details["sysctls"])
         leftovers.remove_elsewhere(record.details["absent"])

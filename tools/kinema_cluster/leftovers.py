@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterable
@@ -65,14 +66,14 @@ def pod_cgroups() -> list[Path]:
 
 def kill_containers(layout: Layout) -> None:
     """Kill the processes of all pods, then the shims that kept them."""
-    folders = pod_cgroups()
+    roots = pod_cgroups()
 
     def pids() -> set[int]:
         found: set[int] = set()
-        for folder in folders:
-            for file in folder.rglob("cgroup.procs"):
-                with contextlib.suppress(OSError):
-                    found.update(int(line) for line in file.read_text().split())
+        # os.walk, unlike a glob, bears with folders that vanish under it.
+        for folder, _, _ in itertools.chain.from_iterable(os.walk(root) for root in roots):
+            with contextlib.suppress(OSError):
+                found.update(int(line) for line in Path(folder, "cgroup.procs").read_text().split())
         return found - {0}
 
     # More than once: a container may fork while it is killed.

@@ -62,38 +62,16 @@ def without_ours(rules: str) -> str:
     return "\n".join(line for line in rules.splitlines() if not OURS.search(line)) + "\n"
 
 
-def is_bare(table: str) -> bool:
-    """Whether one table of iptables-save has no rule, no own chain and no policy but ACCEPT."""
-    for line in table.splitlines():
-        if line.startswith("-A") or (line.startswith(":") and line.split()[1] != "ACCEPT"):
-            return False
-    return True
-
-
-def tables(rules: str) -> dict[str, str]:
-    """The tables of iptables-save by name."""
-    return {found.group(1): found.group(0) for found in re.finditer(r"^\*(\S+)\n.*?^COMMIT$", rules, re.M | re.S)}
-
-
-def saved_tables() -> dict[str, list[str]]:
-    """Which tables each family has; the nft backend makes a table when it is first used."""
-    return {family: sorted(tables(run(f"{family}-save"))) for family in FAMILIES}
-
-
 def has_rules() -> bool:
     return any(OURS.search(run(f"{family}-save")) for family in FAMILIES)
 
 
-def clean_rules(before: dict[str, list[str]]) -> None:
-    """Remove our rules from every table, and the bare tables that were not there before."""
+def clean_rules() -> None:
+    """Remove our rules and chains from every table."""
     for family in FAMILIES:
         rules = run(f"{family}-save")
         if OURS.search(rules):
             run(f"{family}-restore", text=without_ours(rules))
-        for name, table in tables(run(f"{family}-save")).items():
-            if name not in before.get(family, []) and is_bare(table):
-                # With the nft backend this deletes the empty base chains; with the legacy one it does nothing.
-                run(family, "--table", name, "--delete-chain")
 
 
 def run(*command: str, text: str | None = None) -> str:
