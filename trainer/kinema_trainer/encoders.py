@@ -89,7 +89,7 @@ class Encoders:
 
     @cached_property
     def _text_encoder(self) -> Any:
-        model = self._load(
+        model: Any = self._load(
             "text_encoder",
             lambda: UMT5EncoderModel.from_pretrained(
                 self._folder, subfolder="text_encoder", dtype=self._dtype, local_files_only=True

@@ -103,10 +103,15 @@ def load_tensor(data: bytes) -> torch.Tensor:
     return tensor
 
 
+def dump_meta(meta: Mapping[str, Any]) -> bytes:
+    """A sample's description as JSON; equal ones give equal bytes."""
+    return json.dumps(dict(meta), sort_keys=True, ensure_ascii=False).encode()
+
+
 def pack(sample: Sample) -> dict[str, bytes]:
     """The members of a sample, by extension."""
     return {
-        META: json.dumps(dict(sample.meta), sort_keys=True, ensure_ascii=False).encode(),
+        META: dump_meta(sample.meta),
         LATENTS: dump_tensor(sample.latents),
         TEXT: dump_tensor(sample.text),
     }

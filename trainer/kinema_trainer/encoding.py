@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encoding one shard of clips: which clips it has, and how it gets into the workspace."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kinema_api.exits import Exit, StageError
+from kinema_stage.claim import Claim
+from kinema_stage.clips import Clip
+from kinema_stage.context import Context
+from kinema_stage.video import VideoError
+from kinema_stage.workspace import local_path
+from kinema_trainer import energon
+from kinema_trainer.encoders import Encoders
+from kinema_trainer.prefetch import prefetched
+from kinema_trainer.reuse import Reuse
+from kinema_trainer.shards import (
+    META,
+    Sample,
+    ShardWriter,
+    Sidecar,
+    dump_meta,
+    pack,
+    scan_shard,
+    shard_name,
+    sidecar_name,
+)
+
+logger = logging.getLogger(__name__)
+
+AUDIT = "audit"
+"""Folder of one record for each shard that somebody encoded to its end, for those who count."""
+
+
+class BadClipError(Exception):
+    """A clip cannot be turned into features; the others can."""
+
+
+class ClaimLostError(Exception):
+    """Another worker has taken the shard over."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """A shard to be: its tar file and its clips, in order."""
+
+    name: str
+    clips: tuple[Clip, ...]
+
+
+def plan(clips: Iterable[Clip], *, per_shard: int) -> list[ShardPlan]:
+    """Clips in the manifest's order, so many a shard. The same for every worker. A repeated key counts once."""
+    unique = list({clip.key: clip for clip in clips}.values())
+    parts = [tuple(unique[start : start + per_shard]) for start in range(0, len(unique), per_shard)]
+    return [ShardPlan(name=shard_name(index), clips=part) for index, part in enumerate(parts)]
+
+
+def order(count: int, *, worker: int, workers: int) -> list[int]:
+    """The shards as one worker goes through them: its own, then the others' from behind, where they come last."""
+    own = list(range(worker, count, workers))
+    return own + [index for index in reversed(range(count)) if index % workers != worker % workers]
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What came of a clip before it reaches the encoders: one of three."""
+
+    parts: dict[str, bytes] | None = None
+    video: torch.Tensor | None = None
+    fault: str = ""
+
+
+def frames_of(clip: Clip) -> torch.Tensor:
+    """The frames of a clip as the VAE takes them: [3, frames, height, width] in [-1, 1].
+
+    Raises:
+        VideoError: its frames cannot be decoded.
+        StageError: the video is not there at all, which says nothing about the clip.
+    """
+    source = local_path(clip.source)
+    try:
+        source.open("rb").close()
+    except OSError as error:
+        raise StageError(
+            Exit.STORAGE,
+            f"{source}: {error.strerror}; it was there when the clips were listed: put it back, or start a new job",
+        ) from error
+    return torch.from_numpy(np.ascontiguousarray(clip.decode())).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)
+
+
+class ShardEncoder:
+    """Encodes shards, one after the other.
+
+    Args:
+        context: the stage's surroundings.
+        encoders: what turns clips into features.
+        known: clips that need no encoding.
+        on_clip: hears after each clip how many of the shard are done.
+    """
+
+    def __init__(self, *, context: Context, encoders: Encoders, known: Reuse, on_clip: Callable[[int], None]) -> None:
+        self._context = context
+        self._encoders = encoders
+        self._known = known
+        self._on_clip = on_clip
+
+    def encode(self, shard: ShardPlan, *, claim: Claim) -> Sidecar:
+        """Encode a shard and put it into the workspace.
+
+        Raises:
+            ClaimLostError: another worker is at it.
+            StageError: interrupted; the shard is begun anew next time.
+        """
+        encoded: list[str] = []
+        reused: list[str] = []
+        quarantined: dict[str, str] = {}
+        with tempfile.TemporaryDirectory(prefix="kinema-shard-") as folder:
+            path = Path(folder) / shard.name
+            with ShardWriter(path) as writer, closing(prefetched(shard.clips, self._load)) as loaded:
+                for number, (clip, item) in enumerate(loaded, start=1):
+                    self._context.check_interrupted()
+                    _check(claim, shard)
+                    try:
+                        writer.add(clip.key, self._features(clip, item))
+                        (reused if item.parts else encoded).append(clip.key)
+                    except BadClipError as error:
+                        logger.warning("clip %s of %s is left out: %s", clip.key, clip.source, error)
+                        quarantined[clip.key] = str(error)
+                    self._on_clip(number)
+            records = scan_shard(path)
+            sidecar = Sidecar(
+                shard=shard.name,
+                size=path.stat().st_size,
+                holder=self._context.holder,
+                clips=tuple(record.key for record in records),
+                encoded=tuple(encoded),
+                reused=tuple(reused),
+                quarantined=quarantined,
+                records=records,
+            )
+            _check(claim, shard)
+            self._store(path, sidecar)
+        return sidecar
+
+    def _load(self, clip: Clip) -> _Loaded:
+        parts = self._known.parts(clip.key)
+        if parts is not None:
+            return _Loaded(parts=parts)
+        try:
+            return _Loaded(video=frames_of(clip))
+        except VideoError as error:
+            return _Loaded(fault=str(error))
+
+    def _features(self, clip: Clip, item: _Loaded) -> dict[str, bytes]:
+        """The members of the sample; only its address may differ from another artifact's sample of the same key."""
+        meta = {
+            "caption": clip.caption,
+            "frames": clip.frames,
+            "height": clip.height,
+            "width": clip.width,
+            "fps": clip.fps,
+            "source": clip.source,
+            "start": clip.start_seconds,
+        }
+        if item.parts is not None:
+            return {**item.parts, META: dump_meta(meta)}
+        if item.video is None:
+            raise BadClipError(item.fault)
+        latents = self._encoders.latents(item.video)
+        if not torch.isfinite(latents).all():
+            raise BadClipError(f"its latents are not finite in {latents.dtype}")
+        return pack(Sample(clip.key, latents, self._encoders.text(clip.caption), meta))
+
+    def _store(self, path: Path, sidecar: Sidecar) -> None:
+        workspace, folder = self._context.workspace, self._context.folder
+        workspace.upload(path, f"{folder}/{sidecar.shard}")
+        workspace.write(f"{folder}/{energon.offsets_name(sidecar.shard)}", energon.offsets(sidecar))
+        first = workspace.create(f"{folder}/{sidecar_name(sidecar.shard)}", sidecar.model_dump_json().encode())
+        audit = {"holder": sidecar.holder, "encoded": sidecar.encoded, "reused": sidecar.reused, "first": first}
+        name = f"{folder}/{AUDIT}/{sidecar.shard}-{uuid.uuid4().hex[:12]}.json"
+        workspace.write(name, json.dumps(audit).encode())
+
+
+def _check(claim: Claim, shard: ShardPlan) -> None:
+    if not claim.held:
+        raise ClaimLostError(f"{shard.name}: another worker has taken it over")
