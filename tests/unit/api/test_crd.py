@@ -28,7 +28,7 @@ def walk(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str
 
 
 def schemas() -> list[tuple[str, dict[str, Any]]]:
-    found = []
+    found: list[tuple[str, dict[str, Any]]] = []
     for definition in (job_definition(), pool_definition()):
         root = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
         for part in ("spec", "status"):

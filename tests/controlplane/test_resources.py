@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The resources as the real API server takes, refuses, explains and prints them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kinema_cluster.control_plane import ControlPlane
+from kinema_cluster.errors import ClusterError
+
+pytestmark = pytest.mark.controlplane
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = sorted((ROOT / "tests" / "unit" / "manifests" / "golden").glob("*.yaml"))
+EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))
+
+
+def job(name: str = "wan", **parts: Any) -> dict[str, Any]:
+    """A job that the API server takes, with parts of its spec replaced."""
+    return {
+        "apiVersion": "kinema.dev/v1alpha1",
+        "kind": "VideoTrainingJob",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "model": {"name": "wan2.1-tiny", "weights": {"uri": "pvc://ws/weights"}},
+            "dataset": {"uri": "pvc://ws/videos"},
+            "storage": {"uri": "pvc://ws/kinema"},
+            "defaults": {"pool": "cpu", "nodes": 2},
+            **parts,
+        },
+    }
+
+
+def dry_run(plane: ControlPlane, manifest: dict[str, Any]) -> str:
+    return plane.kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", text=json.dumps(manifest))
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_child_manifests_are_accepted_with_strict_validation(plane: ControlPlane, path: Path) -> None:
+    assert "created (server dry run)" in plane.kubectl(
+        "create", "--dry-run=server", "--validate=strict", "-f", str(path)
+    )
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_are_accepted_with_strict_validation(plane: ControlPlane, path: Path) -> None:
+    for manifest in yaml.safe_load_all(path.read_text()):
+        assert "created (server dry run)" in dry_run(plane, manifest)
+
+
+REFUSED = {
+    "long name": (job(name="w" * 37), "at most 36 characters, since names of pods are made of it"),
+    "dots in the name": (job(name="wan2.1"), "lower-case letters, digits and '-'"),
+    "digit first": (job(name="1b"), "beginning with a letter"),
+    "scheme": (job(dataset={"uri": "file:///data"}), "dataset.uri: write pvc://CLAIM/PATH"),
+    "weights scheme": (
+        job(model={"name": "wan2.1-tiny", "weights": {"uri": "file:///w"}}),
+        "model.weights.uri: write pvc://CLAIM/PATH",
+    ),
+    "needed stage": (
+        job(stages={"train": {"enabled": False}}),
+        "train.enabled: later stages need train; remove the line",
+    ),
+    "sample alone": (job(stages={"export": {"enabled": False}}), "sample needs export"),
+    "warm-up": (
+        job(stages={"train": {"steps": 10, "schedule": {"warmupSteps": 10}}}),
+        "schedule.warmupSteps must be below steps",
+    ),
+    "mistyped field": (job(stages={"train": {"step": 10}}), 'unknown field "spec.stages.train.step"'),
+    "wrong word": (
+        job(stages={"train": {"precision": "fp64"}}),
+        'Unsupported value: "fp64": supported values: "bf16", "fp32"',
+    ),
+    "no steps": (job(stages={"train": {"steps": 0}}), "should be greater than or equal to 1"),
+}
+
+
+@pytest.mark.parametrize(("manifest", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_the_api_server_can_refuse_it_refuses_at_apply(
+    plane: ControlPlane, manifest: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ClusterError) as refused:
+        dry_run(plane, manifest)
+    assert words in str(refused.value)
+
+
+def test_a_job_is_fixed_but_for_its_policy(plane: ControlPlane) -> None:
+    plane.apply([job(name="fixed")])
+    with pytest.raises(ClusterError, match="stages is fixed once the job exists: create a new job"):
+        plane.kubectl("patch", "vtj", "fixed", "--type=merge", "-p", '{"spec": {"stages": {"train": {"steps": 5}}}}')
+    with pytest.raises(ClusterError, match="model is fixed"):
+        plane.kubectl("patch", "vtj", "fixed", "--type=merge", "-p", '{"spec": {"model": {"name": "other"}}}')
+    plane.kubectl("patch", "vtj", "fixed", "--type=merge", "-p", '{"spec": {"policy": {"restarts": {"limit": 7}}}}')
+    assert plane.kubectl("get", "vtj", "fixed", "-o", "jsonpath={.spec.policy.restarts.limit}").strip() == "7"
+
+
+POOL = {"apiVersion": "kinema.dev/v1alpha1", "kind": "TrainingPool", "metadata": {"name": "p"}}
+REFUSED_POOLS = {
+    "host network": (
+        {"accelerator": "nvidia", "devicesPerNode": 8, "fabric": {"hostNetwork": True}},
+        "fabric.hostNetwork needs podSecurity: privileged",
+    ),
+    "host paths": (
+        {"accelerator": "ascend", "devicesPerNode": 8, "hostPaths": [{"name": "driver", "path": "/usr/local"}]},
+        "hostPaths need podSecurity: privileged",
+    ),
+    "cpu resource": (
+        {"accelerator": "cpu", "devicesPerNode": 1, "resourceName": "nvidia.com/gpu"},
+        "a cpu pool has no resourceName",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spec", "words"), REFUSED_POOLS.values(), ids=REFUSED_POOLS.keys())
+def test_pools_that_contradict_themselves_are_refused(plane: ControlPlane, spec: dict[str, Any], words: str) -> None:
+    with pytest.raises(ClusterError) as refused:
+        dry_run(plane, {**POOL, "spec": spec})
+    assert words in str(refused.value)
+
+
+def test_quantities_may_be_numbers(plane: ControlPlane) -> None:
+    spec = {"accelerator": "cpu", "devicesPerNode": 1, "perDevice": {"cpu": 4, "memory": "16Gi"}}
+    assert "created" in dry_run(plane, {**POOL, "spec": spec})
+
+
+def test_explain_teaches(plane: ControlPlane) -> None:
+    said = plane.kubectl("explain", "vtj.spec.stages.train")
+    assert "Optimizer steps of the whole run. Default: 10000." in said
+    assert "Kinema's own trainer" in plane.kubectl("explain", "vtj.spec.engine.name")
+
+
+def test_columns(plane: ControlPlane) -> None:
+    plane.apply([job(name="columns")])
+    status = {
+        "phase": "Running",
+        "stage": "train",
+        "restarts": 1,
+        "progress": {"stage": "train", "percent": "42%", "eta": "3h12m", "loss": "0.1234"},
+    }
+    plane.kubectl(
+        "patch", "vtj", "columns", "--subresource=status", "--type=merge", "-p", json.dumps({"status": status})
+    )
+    header, row = plane.kubectl("get", "vtj", "columns").splitlines()[:2]
+    assert header.split() == ["NAME", "PHASE", "STAGE", "PROGRESS", "ETA", "LOSS", "RESTARTS", "AGE"]
+    assert row.split()[:7] == ["columns", "Running", "train", "42%", "3h12m", "0.1234", "1"]
+
+
+def test_jobs_are_found_by_phase_and_category(plane: ControlPlane) -> None:
+    plane.apply([job(name="found")])
+    plane.kubectl(
+        "patch", "vtj", "found", "--subresource=status", "--type=merge", "-p", '{"status": {"phase": "Failed"}}'
+    )
+    assert "found" in plane.kubectl("get", "vtj", "--field-selector=status.phase=Failed")
+    assert "videotrainingjob.kinema.dev/found" in plane.kubectl("get", "kinema", "-o", "name")
