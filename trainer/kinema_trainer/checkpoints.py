@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of a training run: folders `step-XXXXXXXX`, complete once their manifest is there.
+
+A checkpoint holds weights, both moments of AdamW and the moving average, split by process, and in its manifest the
+step, the position in the data and the size of each file. It holds no random state: every draw is a function of seed and
+position, see `kinema_trainer.objective`. This module knows where they are; `kinema_trainer.saver` what is in them.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+
+from kinema_api.exits import Exit, StageError
+from kinema_api.names import Stage
+from kinema_stage.artifact import Manifest, published, sizes
+from kinema_stage.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+_FOLDER = re.compile(r"step-(\d{8,})$")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run stands."""
+
+    step: int = 0
+    """Optimizer steps that were made."""
+    consumed: int = 0
+    """Samples that were used, over all processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A complete checkpoint."""
+
+    folder: str
+    position: Position
+    manifest: Manifest
+
+
+def folder_of(root: str, step: int) -> str:
+    """The folder of a step's checkpoint."""
+    return f"{root}/step-{step:08d}"
+
+
+def complete(workspace: Workspace, root: str) -> list[Found]:
+    """The complete checkpoints of a run, oldest first. One whose files do not have their recorded sizes is left out."""
+    found: list[Found] = []
+    for step, folder in _folders(workspace, root):
+        manifest = published(workspace, folder)
+        if manifest is None:
+            continue
+        damaged = {name for name, size in manifest.files.items() if sizes(workspace, folder).get(name) != size}
+        if damaged:
+            logger.warning("%s is damaged (%s): an older checkpoint is used", folder, ", ".join(sorted(damaged)))
+            continue
+        position = Position(step=step, consumed=int(manifest.details["consumed"]))
+        found.append(Found(folder=folder, position=position, manifest=manifest))
+    return found
+
+
+def newest(workspace: Workspace, root: str) -> Found | None:
+    """The newest complete checkpoint of a run."""
+    return max(complete(workspace, root), key=lambda found: found.position.step, default=None)
+
+
+def remove_rest(workspace: Workspace, root: str, keep: Found | None) -> None:
+    """Remove what a broken run left: incomplete checkpoints, and all later than the one that is resumed."""
+    good = {found.folder for found in complete(workspace, root)}
+    for step, folder in _folders(workspace, root):
+        if folder not in good or keep is None or step > keep.position.step:
+            workspace.delete(folder)
+
+
+def _folders(workspace: Workspace, root: str) -> list[tuple[int, str]]:
+    """Step and folder of every checkpoint, complete or not, oldest first."""
+    names = {path[len(root) + 1 :].split("/")[0] for path in workspace.list(root)}
+    matches = ((_FOLDER.match(name), name) for name in names)
+    return sorted((int(match[1]), f"{root}/{name}") for match, name in matches if match)
+
+
+def require(workspace: Workspace, root: str) -> Found:
+    """The newest complete checkpoint of a run that must have one."""
+    found = newest(workspace, root)
+    if found is None:
+        raise StageError(Exit.STORAGE, f"{workspace.uri(root)} has no complete checkpoint: run the train stage first")
+    assert found.manifest.stage is Stage.TRAIN
+    return found

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts this machine's training processes and waits for them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kinema_api.exits import Exit, StageError
+
+from kinema_trainer.reports import ENV_FOLDER, Failure, Inbox, Step
+
+ENV_PARENT = "KINEMA_STAGE_PID"
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """This machine's part of the run, with a rendezvous that needs no server: everyone knows the address."""
+
+    nodes: int
+    node: int
+    processes: int
+    address: str
+    port: int
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], *, devices_per_node: int) -> Place:
+        """What training-operator sets on a PyTorchJob's pods; a single machine without it.
+
+        Raises:
+            StageError: some of the variables are missing or no numbers.
+        """
+        if "PET_NNODES" not in environment:
+            return cls(nodes=1, node=0, processes=devices_per_node, address="127.0.0.1", port=0)
+        try:
+            return cls(
+                nodes=int(environment["PET_NNODES"]),
+                node=int(environment["PET_NODE_RANK"]),
+                processes=int(environment["PET_NPROC_PER_NODE"]),
+                address=environment["PET_MASTER_ADDR"],
+                port=int(environment["PET_MASTER_PORT"]),
+            )
+        except (KeyError, ValueError) as error:
+            raise StageError(
+                Exit.USER,
+                f"PET_NNODES is set but the rendezvous is not whole ({error}): the PyTorchJob needs a Master and an"
+                " integer nprocPerNode",
+            ) from error
+
+    @property
+    def leads(self) -> bool:
+        """Whether the run's first process is here."""
+        return self.node == 0
+
+    def command(self, config: Path) -> list[str]:
+        """The command that starts the processes."""
+        rendezvous = ["--standalone"]
+        if self.nodes > 1:
+            rendezvous = [
+                f"--nnodes={self.nodes}",
+                f"--node-rank={self.node}",
+                f"--master-addr={self.address}",
+                f"--master-port={self.port}",
+            ]
+        return [
+            *(sys.executable, "-m", "torch.distributed.run"),
+            *(*rendezvous, f"--nproc-per-node={self.processes}", "--max-restarts=0"),
+            *("-m", "kinema_trainer.worker", "--config", str(config)),
+        ]
+
+
+def run(
+    place: Place,
+    *,
+    config: Path,
+    environment: Mapping[str, str],
+    interrupted: threading.Event,
+    on_step: Callable[[Step], None],
+) -> None:
+    """Run the processes of this machine to their end.
+
+    Args:
+        place: this machine's part.
+        config: the stage config, as the processes read it.
+        environment: of the processes.
+        interrupted: passed on as SIGTERM once it is set.
+        on_step: called for each step that the run's first process reports.
+
+    Raises:
+        StageError: a process failed, with its own exit code.
+    """
+    with tempfile.TemporaryDirectory(prefix="kinema-reports-") as name:
+        inbox = Inbox(Path(name))
+        child = subprocess.Popen(
+            place.command(config),
+            env={**environment, ENV_FOLDER: name, ENV_PARENT: str(os.getpid())},
+            start_new_session=True,
+        )
+        try:
+            _follow(child, inbox, interrupted, on_step)
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+            failure = inbox.failure()
+            inbox.close()
+    _judge(child.returncode, failure, interrupted=interrupted.is_set())
+
+
+def _follow(
+    child: subprocess.Popen[bytes], inbox: Inbox, interrupted: threading.Event, on_step: Callable[[Step], None]
+) -> None:
+    told: set[int] = set()
+    while True:
+        ended = child.poll() is not None
+        step = inbox.receive(0.001 if ended else POLL_SECONDS)
+        if step is not None:
+            on_step(step)
+        elif ended:
+            return
+        if interrupted.is_set():
+            # Straight to the processes: torchrun would kill them 30 s after its own SIGTERM.
+            for rank, pid in inbox.pids().items():
+                if rank not in told:
+                    told.add(rank)
+                    _signal(pid)
+
+
+def _signal(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+
+
+def _judge(code: int, failure: Failure | None, *, interrupted: bool) -> None:
+    if failure is not None:
+        raise StageError(Exit(failure.code), failure.message)
+    if code == 0:
+        return
+    if interrupted:
+        raise StageError(Exit.INTERRUPTED, "interrupted before training began; nothing is lost")
+    raise StageError(
+        Exit.INTERNAL,
+        f"a training process was killed before it could say why (torchrun exited {code}); if its log ends in the"
+        " middle, the machine may be short of memory: raise stages.train.resources",
+    )

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: forward, backward, agree, update, save."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from kinema_api.exits import Exit, StageError
+from kinema_api.settings import TrainSettings
+from torch import nn
+
+from kinema_trainer import objective as flow
+from kinema_trainer.checkpoints import Position
+from kinema_trainer.data import Loader, Split
+from kinema_trainer.models import Adapter
+from kinema_trainer.optimizer import Average, clip, set_learning_rate
+from kinema_trainer.parallel import DTYPES, Team
+from kinema_trainer.saver import Saver
+from kinema_trainer.schedule import learning_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one step gave, the same in every process."""
+
+    position: Position
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(slots=True)
+class Trainer:
+    """One process of a run.
+
+    Args of note:
+        on_step: called after each step with its result; only looks.
+        interrupted: set by SIGTERM. Once any process has it, all save and leave after the same step.
+    """
+
+    settings: TrainSettings
+    adapter: Adapter
+    model: nn.Module
+    optimizer: torch.optim.AdamW
+    average: Average | None
+    loader: Loader
+    split: Split
+    team: Team
+    saver: Saver
+    state: Callable[[], dict[str, Any]]
+    device: torch.device
+    interrupted: threading.Event
+    on_step: Callable[[Result], None]
+    position: Position = field(default_factory=Position)
+
+    def run(self) -> None:
+        """Train from the current position to the last step."""
+        while self.position.step < self.settings.steps:
+            result, stop = self._step()
+            self.position = result.position
+            self.on_step(result)
+            last = self.position.step == self.settings.steps
+            if last or stop or self.position.step % self.settings.checkpoint.every_steps == 0:
+                wait = last or stop or not self.settings.checkpoint.asynchronous
+                self.saver.save(self.state(), self.position, wait=wait)
+            else:
+                self.saver.poll()
+            if stop and not last:
+                raise StageError(
+                    Exit.INTERRUPTED, f"told to stop: saved step {self.position.step} of {self.settings.steps}"
+                )
+
+    def _step(self) -> tuple[Result, bool]:
+        """One optimizer step, and whether any process was told to stop."""
+        began = time.monotonic()
+        step = self.position.step + 1
+        rate = learning_rate(
+            self.settings.schedule,
+            peak=self.settings.optimizer.learning_rate,
+            step=step,
+            steps=self.settings.steps,
+        )
+        set_learning_rate(self.optimizer, rate)
+        loss = sum(self._accumulate(micro) for micro in range(self.settings.accumulate))
+        norm = clip(self.model.parameters(), limit=self.settings.optimizer.clip_norm)
+        total, stops = self.team.total([float(loss), float(self.interrupted.is_set())])
+        mean = total / self.team.world
+        self._check(step=step, loss=mean, norm=norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(step)
+        result = Result(
+            position=Position(step=step, consumed=self.position.consumed + self.split.step),
+            loss=mean,
+            gradient_norm=norm,
+            learning_rate=rate,
+            seconds=time.monotonic() - began,
+        )
+        return result, stops > 0
+
+    def _accumulate(self, micro: int) -> torch.Tensor:
+        """Add the gradients of one forward pass; the loss is the share of this pass in the step's mean."""
+        batch = self.loader.batch(start=self.position.consumed, micro=micro).to(self.device)
+        prediction = self.adapter.forward(
+            self.model,
+            latents=flow.interpolate(latents=batch.latents, noise=batch.noise, sigma=batch.sigma),
+            sigma=batch.sigma,
+            text=batch.text,
+            dtype=DTYPES[self.settings.precision],
+        )
+        losses = flow.loss(
+            self.settings.objective,
+            prediction=prediction,
+            latents=batch.latents,
+            noise=batch.noise,
+            sigma=batch.sigma,
+        )
+        loss = losses.mean() / self.settings.accumulate
+        loss.backward()
+        return loss.detach()
+
+    def _check(self, *, step: int, loss: float, norm: float) -> None:
+        for name, value in (("loss", loss), ("gradient norm", norm)):
+            if not math.isfinite(value):
+                raise StageError(
+                    Exit.NUMERICS,
+                    f"the {name} is {value} at step {step}: lower stages.train.optimizer.learningRate, or check the"
+                    " clips for corrupt features; the last checkpoint is unharmed",
+                )

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AdamW over sharded parameters, and the moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from kinema_api.settings import Optimizer
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""The names that torch's AdamW gives its state; checkpoints use them too."""
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor, sharing its memory."""
+    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def make_optimizer(model: nn.Module, settings: Optimizer, *, fused: bool) -> torch.optim.AdamW:
+    """AdamW whose weight decay spares norms, biases and tables."""
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (decayed if parameter.ndim > 1 and name.endswith(".weight") else spared).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": settings.weight_decay},
+            {"params": spared, "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        fused=fused,
+        foreach=not fused,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Set the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def create_moments(model: nn.Module, optimizer: torch.optim.AdamW, *, step: int) -> None:
+    """Give every parameter the state that AdamW would make at its first step, so that it can be loaded into."""
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.tensor(float(step), dtype=torch.float32, device=_step_device(parameter, optimizer)),
+            **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
+        }
+
+
+def _step_device(parameter: Tensor, optimizer: torch.optim.AdamW) -> torch.device:
+    # torch keeps the counter on the device for the fused kernel, else on the CPU.
+    return parameter.device if optimizer.defaults["fused"] else torch.device("cpu")
+
+
+def moments(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, dict[str, Tensor]]:
+    """The optimizer's tensors by moment and parameter name, sharing its memory."""
+    return {
+        moment: {name: optimizer.state[parameter][moment].detach() for name, parameter in model.named_parameters()}
+        for moment in MOMENTS
+    }
+
+
+def clip(parameters: Iterable[nn.Parameter], *, limit: float) -> float:
+    """Scale gradients to a global norm of at most `limit` (0: leave them) and return the norm before."""
+    parameters = list(parameters)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    if limit > 0:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm=limit, total_norm=norm)
+    return float(norm)
+
+
+class Average:
+    """An exponential moving average of the weights, sharded as they are.
+
+    Early on the decay is at most (1 + n) / (10 + n) after n steps, so that the starting point is forgotten.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self._decay = decay
+        self._weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        self.tensors: Mapping[str, Tensor] = {name: weight.clone() for name, weight in self._weights.items()}
+        """The average by parameter name."""
+
+    def update(self, step: int) -> None:
+        """Take in the weights after a step; steps count from 1."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        average = [local(tensor) for tensor in self.tensors.values()]
+        torch._foreach_lerp_(average, [local(weight) for weight in self._weights.values()], 1 - decay)

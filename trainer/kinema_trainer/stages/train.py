@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train: start this machine's training processes, pass their progress on, end as they end."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from kinema_api.exits import Exit, StageError, Termination
+from kinema_api.stage import TrainConfig
+from kinema_stage.context import Context
+
+from kinema_trainer import launch
+from kinema_trainer.checkpoints import newest
+from kinema_trainer.reports import Step
+from kinema_trainer.threads import cpu_threads
+
+
+def run(context: Context) -> Termination:
+    """Run the train stage."""
+    config = context.config
+    assert isinstance(config, TrainConfig)
+    place = launch.Place.from_environment(os.environ, devices_per_node=config.devices_per_node)
+    with tempfile.TemporaryDirectory(prefix="kinema-train-") as name:
+        path = Path(name) / "stage.json"
+        path.write_text(config.model_dump_json(by_alias=True), encoding="utf-8")
+        launch.run(
+            place,
+            config=path,
+            environment=environment(processes=place.processes),
+            interrupted=context.interrupted,
+            on_step=lambda step: report(context, step),
+        )
+    if not place.leads:
+        return Termination(code=Exit.OK, reason="Succeeded", message=f"node {place.node} of {place.nodes}")
+    return _success(context, config)
+
+
+def environment(*, processes: int) -> dict[str, str]:
+    """The environment of the training processes; threads are shared out unless the pod says how many."""
+    return {"OMP_NUM_THREADS": str(cpu_threads(processes)), "PYTHONUNBUFFERED": "1", **os.environ}
+
+
+def report(context: Context, step: Step) -> None:
+    """Pass a step on to log, metrics and server."""
+    if not step.log:
+        return
+    context.progress.report(
+        done=step.step,
+        total=step.total,
+        eta_seconds=step.eta_seconds,
+        metrics={"step": step.step, "total_steps": step.total, **step.metrics},
+    )
+
+
+def _success(context: Context, config: TrainConfig) -> Termination:
+    found = newest(context.workspace, context.folder)
+    if found is None or found.position.step != config.settings.steps:
+        raise StageError(Exit.INTERNAL, f"training ended but {context.folder} has no checkpoint of its last step")
+    return Termination(
+        code=Exit.OK,
+        reason="Succeeded",
+        message=f"{found.position.step} steps",
+        artifact=context.workspace.uri(found.folder),
+        digest=found.manifest.digest,
+        counts={"steps": found.position.step, "samples": found.position.consumed},
+    )

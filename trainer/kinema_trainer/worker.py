@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training process, as torchrun starts it: `python -m kinema_trainer.worker --config stage.json`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from kinema_api.exits import Exit, StageError
+from kinema_api.keys import digest
+from kinema_api.names import Stage, artifact_folder
+from kinema_api.stage import TrainConfig, artifact_of, load_config
+from kinema_stage import logs, signals, termination
+from kinema_stage.artifact import Manifest, published
+from kinema_stage.workspace import Workspace
+from torch import nn
+
+from kinema_trainer import checkpoints, device, optimizer, parallel, saver
+from kinema_trainer.checkpoints import Position
+from kinema_trainer.data import Loader, Split
+from kinema_trainer.launch import ENV_PARENT
+from kinema_trainer.loop import Trainer
+from kinema_trainer.meter import Meter
+from kinema_trainer.models import Adapter, adapter
+from kinema_trainer.parallel import Team
+from kinema_trainer.reports import Reporter
+from kinema_trainer.runlog import RunLog
+from kinema_trainer.shards import ShardIndex, read_empty_text
+from kinema_trainer.watchdog import Watchdog, stall_limit
+from kinema_trainer.weights import read_config
+
+logger = logging.getLogger(__name__)
+
+_PEER_GONE = ("connection closed by peer", "connection reset by peer", "gloo", "timed out waiting", "broken pipe")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train, and leave the reason of a failure for the stage that started us."""
+    parser = argparse.ArgumentParser(prog="python -m kinema_trainer.worker", description="One training process.")
+    parser.add_argument("--config", type=Path, required=True, help="the train stage's config")
+    config = load_config(parser.parse_args(arguments).config.read_bytes())
+    assert isinstance(config, TrainConfig)
+    logs.set_up(config.stage)
+    interrupted = threading.Event()
+    signals.listen(interrupted)
+    reporter = Reporter.from_environment(rank=int(os.environ["RANK"]))
+    workspace = Workspace(config.workspace)
+    watchdog = Watchdog(
+        limit=stall_limit(os.environ),
+        parent=int(os.environ[ENV_PARENT]),
+        on_stall=lambda seconds: reporter.failed(Exit.STALLED, f"no step for {seconds:.0f} s: see the log's traceback"),
+        code=Exit.STALLED,
+    )
+    watchdog.start()
+    try:
+        train(config, workspace=workspace, reporter=reporter, watchdog=watchdog, interrupted=interrupted)
+    except BaseException as error:
+        code, message = classify(error, workspace=workspace.local(""))
+        if not isinstance(error, StageError):
+            traceback.print_exc()
+        reporter.failed(code, message)
+        # Peers may be stuck in a collective with us: leave without the process group's orderly end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    watchdog.stop()
+    return Exit.OK
+
+
+def classify(error: BaseException, *, workspace: Path) -> tuple[Exit, str]:
+    """Exit code and sentence for whatever ended a process."""
+    end = termination.failure(error, workspace=workspace)
+    text = str(error)
+    if end.code == Exit.INTERNAL and isinstance(error, RuntimeError) and any(word in text.lower() for word in _PEER_GONE):
+        return Exit.COMMUNICATION, f"another training process went away: {text.splitlines()[0][:300]}"
+    return Exit(end.code), end.message
+
+
+def train(
+    config: TrainConfig, *, workspace: Workspace, reporter: Reporter, watchdog: Watchdog, interrupted: threading.Event
+) -> None:
+    """Everything between the config and the last checkpoint."""
+    here = device.find(int(os.environ["LOCAL_RANK"]))
+    team = parallel.join(here)
+    settings = config.settings
+    root = artifact_of(config)
+    split = Split(rank=team.rank, world=team.world, batch=settings.batch_per_device, accumulate=settings.accumulate)
+    loader = make_loader(config, workspace=workspace, split=split)
+    found = resume_point(config, workspace=workspace, team=team)
+    run = Run.prepare(config, workspace=workspace, found=found, here=here, team=team)
+    log = None
+    if team.leads:
+        log = RunLog(workspace, config.run, step=run.position.step, attempt=config.attempt)
+    meter = Meter(
+        settings=settings,
+        log=log,
+        reporter=reporter,
+        watchdog=watchdog,
+        samples=split.step,
+        flops=run.adapter.flops(config.model, loader.shape) * split.step / team.world,
+        device=here,
+    )
+    trainer = Trainer(
+        settings=settings,
+        adapter=run.adapter,
+        model=run.model,
+        optimizer=run.optimizer,
+        average=run.average,
+        loader=loader,
+        split=split,
+        team=team,
+        saver=saver.Saver(
+            workspace=workspace,
+            root=root,
+            group=team.background,
+            leads=team.leads,
+            keep=settings.checkpoint.keep,
+            manifest=manifest(config),
+        ),
+        state=run.state,
+        device=here.device,
+        interrupted=interrupted,
+        on_step=meter.step,
+        position=run.position,
+    )
+    try:
+        trainer.run()
+    finally:
+        loader.close()
+        if log is not None:
+            log.event("ended", step=trainer.position.step)
+            log.close()
+    team.meet()
+    dist.destroy_process_group()
+
+
+def make_loader(config: TrainConfig, *, workspace: Workspace, split: Split) -> Loader:
+    """The encoded clips.
+
+    Raises:
+        StageError: the features artifact is not complete.
+    """
+    name = artifact_folder(Stage.FEATURES, config.features_key)
+    if published(workspace, name) is None:
+        raise StageError(Exit.STORAGE, f"{workspace.uri(name)} is not complete: run the features stage first")
+    folder = workspace.local(name)
+    return Loader(
+        ShardIndex.open(folder),
+        empty_text=read_empty_text(folder),
+        text_length=config.model.text_length,
+        objective=config.settings.objective,
+        split=split,
+        seed=config.settings.seed,
+    )
+
+
+def manifest(config: TrainConfig) -> Manifest:
+    """What every checkpoint of the run says of itself."""
+    return Manifest(
+        stage=Stage.TRAIN,
+        key=config.job.uid,
+        job=f"{config.job.namespace}/{config.job.name}",
+        details={"config": config_digest(config), "ema": config.settings.ema.enabled},
+    )
+
+
+def config_digest(config: TrainConfig) -> str:
+    """A key of what a checkpoint depends on: going on under another one would mix two runs."""
+    settings = config.settings
+    return digest(
+        {
+            "model": config.model.transformer.wire(),
+            "weights": config.convert_key,
+            "features": config.features_key,
+            "seed": settings.seed,
+            "objective": settings.objective.wire(),
+            "ema": settings.ema.enabled,
+        }
+    )
+
+
+def resume_point(config: TrainConfig, *, workspace: Workspace, team: Team) -> checkpoints.Found | None:
+    """The checkpoint to go on from, the same in every process; the leader clears away what cannot be used."""
+    root = artifact_of(config)
+    found: checkpoints.Found | None = None
+    if team.leads:
+        found = checkpoints.newest(workspace, root)
+        checkpoints.remove_rest(workspace, root, found)
+    found = team.tell(found)
+    if found is not None and found.manifest.details["config"] != config_digest(config):
+        raise StageError(
+            Exit.USER,
+            f"{workspace.uri(found.folder)} was written with another model, dataset, seed or objective: give the run"
+            " another name, or delete the checkpoints",
+        )
+    return found
+
+
+class Run:
+    """What a process trains: model, optimizer and average, loaded."""
+
+    def __init__(self, adapter: Adapter, model: nn.Module, adam: torch.optim.AdamW, average: optimizer.Average | None):
+        self.adapter = adapter
+        self.model = model
+        self.optimizer = adam
+        self.average = average
+        self.position = Position()
+
+    @classmethod
+    def prepare(
+        cls,
+        config: TrainConfig,
+        *,
+        workspace: Workspace,
+        found: checkpoints.Found | None,
+        here: device.Device,
+        team: Team,
+    ) -> Run:
+        """Build everything and load it from a checkpoint of the run, or from the converted weights."""
+        settings = config.settings
+        start = artifact_folder(Stage.CONVERT, config.convert_key)
+        if published(workspace, start) is None:
+            raise StageError(Exit.STORAGE, f"{workspace.uri(start)} is not complete: run the convert stage first")
+        family = adapter(config.model)
+        model = parallel.shard(
+            family,
+            read_config(workspace.local(start)),
+            device=here,
+            world=team.world,
+            precision=settings.precision,
+            recompute=settings.recompute,
+        )
+        if found is None:
+            saver.load(workspace, start, parallel.weights(model))
+        adam = optimizer.make_optimizer(model, settings.optimizer, fused=here.fused_optimizer)
+        optimizer.create_moments(model, adam, step=found.position.step if found else 0)
+        average = optimizer.Average(model, decay=settings.ema.decay) if settings.ema.enabled else None
+        run = cls(family, model, adam, average)
+        if found is not None:
+            saver.load(workspace, found.folder, run.state())
+            run.position = found.position
+            if team.leads:
+                logger.info("going on from step %d", found.position.step)
+        return run
+
+    def state(self) -> dict[str, Any]:
+        """The content of a checkpoint, sharing the memory of what is trained."""
+        state: dict[str, Any] = {
+            "model": parallel.weights(self.model),
+            "optimizer": optimizer.moments(self.model, self.optimizer),
+        }
+        return state | ({"ema": dict(self.average.tensors)} if self.average is not None else {})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
