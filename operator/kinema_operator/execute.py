@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries out a decision: create, write the status, delete, tell.
+
+Every step may be the last one before a crash. Creating twice is creating once, since names follow from the status;
+the status is written only if the job is still the one that was decided about; nothing is deleted before the status
+that says why.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from kinema_api.names import API_VERSION, JOB_KIND
+from kinema_kube import Kube
+from kinema_kube.errors import (
+    AlreadyExistsError,
+    BadRequestError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    KubeError,
+    NotFoundError,
+)
+from kinema_kube.resources import EVENTS, VIDEO_TRAINING_JOBS
+from kinema_operator.observe import RESOURCE_OF
+from kinema_operator.observed import ChildKind, Decision, Deletion, Event, EventType, Raw
+from kinema_operator.patch import merge_patch
+from kinema_operator.status import shorten
+from kinema_operator.store import Store, owner_uid
+
+log = logging.getLogger(__name__)
+
+MANAGER = "kinema-operator"
+"""Field manager, and the source of Events."""
+PROGRESS = "progress"
+"""The one key of the status that is the server's."""
+
+
+class JobGoneError(Exception):
+    """The job, or its namespace, is no more: there is nothing left to do."""
+
+
+class StaleError(Exception):
+    """The job has changed since it was decided about: look again."""
+
+
+class NameTakenError(Exception):
+    """An object of another owner holds the name of a child."""
+
+    def __init__(self, kind: ChildKind, name: str) -> None:
+        super().__init__(f"{kind.value} {name} belongs to somebody else")
+        self.kind = kind
+        self.name = name
+
+
+class RefusedError(Exception):
+    """The API server does not want a child: quota, Pod Security, a webhook, a kind that is not installed."""
+
+    def __init__(self, kind: ChildKind, name: str, why: str) -> None:
+        super().__init__(f"{kind.value} {name} cannot be created: {why}")
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a decision has changed."""
+
+    created: int
+    written: Raw | None
+    """The job as it is after its status was written; None when the status was left alone."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether what was decided from is out of date."""
+        return self.created > 0 or self.written is not None
+
+
+async def execute(*, job: Raw, decision: Decision, kube: Kube, store: Store) -> Done:
+    """Carry out a decision about a job; what is written goes into the store at once.
+
+    Raises:
+        JobGoneError: nothing was left to do.
+        StaleError: the job has changed meanwhile.
+        NameTakenError: the name of a child is not free.
+        RefusedError: the API server does not want a child.
+        KubeError: the API server failed.
+    """
+    for body in decision.create:
+        await _create(job, body, kube, store)
+    written = None
+    if decision.status is not None:
+        written = await _write(job, decision.status, kube, store)
+    for deletion in decision.delete:
+        await _delete(job, deletion, kube)
+    await tell(job=job, events=decision.events, kube=kube)
+    return Done(created=len(decision.create), written=written)
+
+
+async def _create(job: Raw, body: Raw, kube: Kube, store: Store) -> None:
+    kind = ChildKind(body["kind"])
+    resource = RESOURCE_OF[kind]
+    name, namespace = body["metadata"]["name"], body["metadata"]["namespace"]
+    try:
+        child = await kube.create(resource, body, manager=MANAGER)
+        log.info("created %s %s", kind.value, name)
+    except AlreadyExistsError:
+        # Created before a crash or by a request whose answer was lost; or the name is held by a job of the past.
+        found = await kube.find(resource, name, namespace=namespace)
+        if found is None or owner_uid(found) != job["metadata"]["uid"]:
+            raise NameTakenError(kind, name) from None
+        child = found
+    except (ForbiddenError, NotFoundError) as error:
+        if _namespace_ends(error):
+            raise JobGoneError(f"namespace {namespace} is being deleted") from None
+        raise RefusedError(kind, name, error.message) from error
+    except (BadRequestError, InvalidError) as error:
+        raise RefusedError(kind, name, error.message) from error
+    store.put(resource, child)
+
+
+def _namespace_ends(error: KubeError) -> bool:
+    causes = error.details.get("causes") or ()
+    ending = any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
+    return ending or (isinstance(error, NotFoundError) and error.details.get("kind") == "namespaces")
+
+
+async def _write(job: Raw, status: Raw, kube: Kube, store: Store) -> Raw:
+    """Write the status, unless the job is no longer the one that was decided about."""
+    metadata = job["metadata"]
+    before = {key: value for key, value in (job.get("status") or {}).items() if key != PROGRESS}
+    after = {key: value for key, value in status.items() if key != PROGRESS}
+    try:
+        written = await kube.merge_patch(
+            VIDEO_TRAINING_JOBS,
+            metadata["name"],
+            {"status": merge_patch(before, after)},
+            namespace=metadata["namespace"],
+            subresource="status",
+            resource_version=metadata["resourceVersion"],
+            uid=metadata["uid"],
+            manager=MANAGER,
+        )
+    except NotFoundError:
+        raise JobGoneError(f"job {metadata['name']} is gone") from None
+    except ConflictError:
+        await refresh(job=job, kube=kube, store=store)
+        raise StaleError(f"job {metadata['name']} has changed") from None
+    store.put(VIDEO_TRAINING_JOBS, written)
+    return written
+
+
+async def refresh(*, job: Raw, kube: Kube, store: Store) -> None:
+    """Ask for the job as it is now, since its watch may lag behind.
+
+    Raises:
+        JobGoneError: there is none of that uid.
+    """
+    metadata = job["metadata"]
+    now = await kube.find(VIDEO_TRAINING_JOBS, metadata["name"], namespace=metadata["namespace"])
+    if now is None or now["metadata"]["uid"] != metadata["uid"]:
+        store.discard(VIDEO_TRAINING_JOBS, metadata["uid"])
+        raise JobGoneError(f"job {metadata['name']} is gone")
+    store.put(VIDEO_TRAINING_JOBS, now)
+
+
+async def _delete(job: Raw, deletion: Deletion, kube: Kube) -> None:
+    try:
+        # Foreground: the child stays until its pods are gone, so that nobody takes its end for the end of its pods.
+        await kube.delete(
+            RESOURCE_OF[deletion.kind],
+            deletion.name,
+            namespace=job["metadata"]["namespace"],
+            propagation="Foreground",
+            uid=deletion.uid,
+        )
+        log.info("deleted %s %s", deletion.kind.value, deletion.name)
+    except (NotFoundError, ConflictError):
+        log.debug("%s %s is gone already", deletion.kind.value, deletion.name)
+
+
+async def tell(*, job: Raw, events: Iterable[Event], kube: Kube) -> None:
+    """Post Events about a job. They are news, not state: one that cannot be posted is logged and given up."""
+    for event in events:
+        level = logging.WARNING if event.type is EventType.WARNING else logging.INFO
+        log.log(level, "%s: %s", event.reason, event.message)
+        try:
+            await kube.create(EVENTS, event_of(job, event, now=datetime.now(UTC)), strict=False)
+        except KubeError as error:
+            log.warning("the Event %s could not be posted: %s", event.reason, error)
+
+
+def event_of(job: Raw, event: Event, *, now: datetime) -> Raw:
+    """The Event as the API server wants it."""
+    metadata = job["metadata"]
+    moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{metadata['name']}.{secrets.token_hex(8)}", "namespace": metadata["namespace"]},
+        "involvedObject": {
+            "apiVersion": API_VERSION,
+            "kind": JOB_KIND,
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata.get("resourceVersion", ""),
+        },
+        "type": event.type.value,
+        "reason": event.reason,
+        "message": shorten(event.message),
+        "source": {"component": MANAGER},
+        "reportingComponent": MANAGER,
+        "firstTimestamp": moment,
+        "lastTimestamp": moment,
+        "count": 1,
+    }

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the store, and where that is not enough from the API server, to what `decide` sees."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from kinema_api.names import LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE, Stage
+from kinema_api.pool import PoolSpec
+from kinema_kube import Kube, Resource
+from kinema_kube.errors import ForbiddenError, NotFoundError
+from kinema_kube.resources import EVENTS, JOBS, PODS, PYTORCH_JOBS
+from kinema_operator.observed import Child, ChildKind, Observed, Raw
+from kinema_operator.pods import condition, end_of, time_of, waiting_of
+from kinema_operator.store import Store, owner_uid, slim
+
+log = logging.getLogger(__name__)
+
+RESOURCE_OF: Mapping[ChildKind, Resource] = {ChildKind.JOB: JOBS, ChildKind.PYTORCH_JOB: PYTORCH_JOBS}
+KIND_OF: Mapping[Resource, ChildKind] = {resource: kind for kind, resource in RESOURCE_OF.items()}
+
+PATIENCE = 20.0
+"""Seconds that a child may be without a running pod before somebody asks why."""
+LOOK_AGAIN = (15.0, 120.0)
+"""Seconds between two questions: a quarter of the child's age, within these bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What was observed, and when a child that waits should be looked at again."""
+
+    observed: Observed
+    look_again: float | None = None
+
+
+async def observe(*, job: Raw, store: Store, kube: Kube, foreign: Collection[str], now: datetime) -> View:
+    """Everything about one job at one moment.
+
+    Args:
+        job: the job.
+        store: what the watches have seen.
+        kube: for what the watches cannot tell: pods, and children that should be there.
+        foreign: names of children that objects of other owners hold.
+        now: the time.
+
+    Raises:
+        KubeError: the API server does not answer.
+    """
+    raw = store.children(job["metadata"]["uid"])
+    raw += await _missing(job, {item["metadata"]["name"] for _, item in raw}, store, kube)
+    recorded = _recorded(job)
+    children: list[Child] = []
+    again: list[float] = []
+    for resource, item in raw:
+        child = child_of(resource, item)
+        if child is None:
+            continue
+        if child.finished:
+            if (child.stage, child.attempt) not in recorded:
+                child = replace(child, pods=tuple(end_of(pod) for pod in await _pods(kube, item, child)))
+        elif not child.deleting and not runs(resource, item):
+            age = (now - child.created_at).total_seconds()
+            if age >= PATIENCE:
+                child = replace(child, waiting=await _waiting(kube, item, child))
+            again.append(PATIENCE - age if age < PATIENCE else min(max(age / 4, LOOK_AGAIN[0]), LOOK_AGAIN[1]))
+        children.append(child)
+    observed = Observed(
+        children=tuple(children),
+        foreign=frozenset(foreign),
+        stray_pods=await _stray(job, kube),
+        pools=pools_of(store),
+    )
+    return View(observed=observed, look_again=min(again, default=None))
+
+
+def child_of(resource: Resource, item: Raw) -> Child | None:
+    """A child as `decide` sees it; None when somebody has taken its labels away."""
+    metadata: Raw = item["metadata"]
+    labels: Raw = metadata.get("labels") or {}
+    try:
+        stage, attempt = Stage(labels.get(LABEL_STAGE, "")), int(labels.get(LABEL_ATTEMPT, ""))
+    except ValueError:
+        log.warning(
+            "%s %s/%s: labels %s and %s are broken; it is left alone",
+            resource.kind, metadata.get("namespace"), metadata["name"], LABEL_STAGE, LABEL_ATTEMPT,
+        )  # fmt: skip
+        return None
+    succeeded = condition(item, "Complete" if resource is JOBS else "Succeeded")
+    failed = condition(item, "Failed")
+    return Child(
+        kind=KIND_OF[resource],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        stage=stage,
+        attempt=attempt,
+        created_at=time_of(metadata.get("creationTimestamp")) or datetime.now(UTC),
+        finished=bool(succeeded or failed),
+        succeeded=bool(succeeded) and not failed,
+        deleting=bool(metadata.get("deletionTimestamp")),
+        message=str((failed or succeeded).get("message") or ""),
+    )
+
+
+def runs(resource: Resource, item: Raw) -> bool:
+    """Whether a child gets on: one pod of a Job runs, all pods of a gang run."""
+    status: Raw = item.get("status") or {}
+    if resource is JOBS:
+        return bool(status.get("ready"))
+    spec: Raw = (item.get("spec") or {}).get("pytorchReplicaSpecs") or {}
+    counts: Raw = status.get("replicaStatuses") or {}
+    # training-operator counts pods in phase Running as active, and a finished pod needs no waiting for.
+    return bool(spec) and all(
+        sum((counts.get(role) or {}).get(state) or 0 for state in ("active", "succeeded")) >= want.get("replicas", 1)
+        for role, want in spec.items()
+    )
+
+
+def pools_of(store: Store) -> dict[str, PoolSpec]:
+    """Every pool that this version understands."""
+    found: dict[str, PoolSpec] = {}
+    for name, pool in store.pools().items():
+        try:
+            found[name] = PoolSpec.model_validate(pool.get("spec") or {})
+        except ValidationError as error:
+            log.warning("TrainingPool %s is left out: %s", name, error)
+    return found
+
+
+def _attempts(job: Raw) -> Iterator[tuple[Stage, Raw]]:
+    for stage in (job.get("status") or {}).get("stages") or ():
+        for attempt in stage.get("attempts") or ():
+            yield Stage(stage["name"]), attempt
+
+
+def _recorded(job: Raw) -> set[tuple[Stage, int]]:
+    """Attempts whose end is in the status."""
+    return {(stage, attempt["number"]) for stage, attempt in _attempts(job) if attempt.get("state") != "Running"}
+
+
+async def _missing(job: Raw, present: set[str], store: Store, kube: Kube) -> list[tuple[Resource, Raw]]:
+    """Children that the status calls running and that the store lacks: asked for, since a watch may lag behind."""
+    found = []
+    for stage, attempt in _attempts(job):
+        if attempt.get("state") != "Running" or attempt["child"] in present:
+            continue
+        resource = PYTORCH_JOBS if stage is Stage.TRAIN else JOBS
+        item = await kube.find(resource, attempt["child"], namespace=job["metadata"]["namespace"])
+        if item is not None and owner_uid(item) == job["metadata"]["uid"]:
+            store.put(resource, item)
+            found.append((resource, slim(resource, item)))
+    return found
+
+
+async def _stray(job: Raw, kube: Kube) -> bool:
+    """Whether pods of a stage still run whose last attempt is over and that would be tried again."""
+    for stage in (job.get("status") or {}).get("stages") or ():
+        attempts = stage.get("attempts") or ()
+        if stage.get("state") == "Running" and attempts and attempts[-1].get("state") == "Failed":
+            labels = {LABEL_JOB_UID: job["metadata"]["uid"], LABEL_STAGE: stage["name"]}
+            pods = await kube.list(PODS, namespace=job["metadata"]["namespace"], labels=labels)
+            return any(end_of(pod).live for pod in pods)
+    return False
+
+
+async def _pods(kube: Kube, item: Raw, child: Child) -> list[Raw]:
+    """The pods of a child, by name."""
+    labels = item["metadata"].get("labels") or {}
+    selector = {key: labels[key] for key in (LABEL_JOB_UID, LABEL_STAGE, LABEL_ATTEMPT)}
+    pods = await kube.list(PODS, namespace=item["metadata"]["namespace"], labels=selector)
+    return sorted(
+        (
+            pod
+            for pod in pods
+            if any(owner.get("uid") == child.uid for owner in pod["metadata"].get("ownerReferences") or ())
+        ),
+        key=lambda pod: str(pod["metadata"]["name"]),
+    )
+
+
+async def _waiting(kube: Kube, item: Raw, child: Child) -> str:
+    """Why no pod of a child runs."""
+    pods = await _pods(kube, item, child)
+    if pods:
+        return waiting_of(pods)
+    # No pod at all: whoever makes them says so in an Event of the child (quota, Pod Security, a webhook).
+    try:
+        events = await kube.list(
+            EVENTS, namespace=item["metadata"]["namespace"], fields=f"involvedObject.uid={child.uid},type=Warning"
+        )
+    except (ForbiddenError, NotFoundError):
+        return "no pod yet"
+    events.sort(key=lambda event: str(event.get("lastTimestamp") or event["metadata"].get("creationTimestamp") or ""))
+    last = events[-1] if events else {}
+    return " ".join(f"{last.get('reason', '')}: {last.get('message', '')}".split())[:512] if last else "no pod yet"

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Full comparison with the API server: heals what a watch can lose, such as a deletion during a 410 Gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Collection
+
+from kinema_api.job import Phase
+from kinema_api.names import LABEL_JOB_UID
+from kinema_kube import Kube, Resource
+from kinema_kube.errors import GoneError, KubeError, NotFoundError
+from kinema_operator.metrics import Metrics
+from kinema_operator.observed import Raw
+from kinema_operator.queue import Queue
+from kinema_operator.store import CHILDREN, WATCHED, Store, slim
+
+log = logging.getLogger(__name__)
+
+RETRY = 10.0
+"""Seconds after which a failed comparison is tried again."""
+
+
+class NewKindError(Exception):
+    """A kind has been installed since the start; watches begin at the start only."""
+
+
+class Resync:
+    """Compares now and then, and knows when it last did."""
+
+    def __init__(
+        self, *, kube: Kube, store: Store, queue: Queue, metrics: Metrics, namespaces: Collection[str], seconds: float
+    ) -> None:
+        self._kube = kube
+        self._store = store
+        self._queue = queue
+        self._metrics = metrics
+        self._namespaces: tuple[str | None, ...] = tuple(namespaces) or (None,)
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def troubles(self) -> list[str]:
+        """What is wrong: no comparison has succeeded for too long."""
+        age = time.monotonic() - self._last
+        return [f"no full comparison for {age:.0f} s"] if age > 4 * self._seconds + 120 else []
+
+    async def once(self) -> tuple[Resource, ...]:
+        """Compare, look at every job that has not ended, and say which kinds are served.
+
+        Raises:
+            KubeError: the API server did not answer; the store is as good as before.
+        """
+        served = []
+        self._store.begin()
+        try:
+            for resource in WATCHED:
+                try:
+                    items, at = await self._list(resource)
+                except NotFoundError:
+                    if resource not in CHILDREN:
+                        raise
+                    log.warning(
+                        "%s.%s is not installed: stages that need it cannot run", resource.plural, resource.group
+                    )
+                    continue
+                self._store.replace(resource, items, at=at)
+                served.append(resource)
+        finally:
+            self._store.end()
+        self._last = time.monotonic()
+        for job in self._store.jobs():
+            if not _ended(job):
+                self._queue.add(job["metadata"]["uid"])
+        return tuple(served)
+
+    async def forever(self, *, served: Collection[Resource]) -> None:
+        """Compare again and again.
+
+        Raises:
+            NewKindError: a kind is served that is not watched.
+        """
+        while True:
+            await asyncio.sleep(self._seconds * random.uniform(0.8, 1.2))
+            try:
+                found = await self.once()
+                self._metrics.resyncs.labels(result="ok").inc()
+            except KubeError as error:
+                log.warning("full comparison: %s: %s", type(error).__name__, error)
+                self._metrics.resyncs.labels(result="error").inc()
+                continue
+            new = [resource for resource in found if resource not in served]
+            if new:
+                raise NewKindError(f"{new[0].plural}.{new[0].group} has been installed: starting anew to watch it")
+
+    async def _list(self, resource: Resource) -> tuple[list[Raw], int]:
+        """All objects of a kind, and the resource version up to which nothing is missing."""
+        items: list[Raw] = []
+        at: list[int] = []
+        for namespace in self._namespaces if resource.namespaced else (None,):
+            try:
+                found, version = await self._chunks(resource, namespace)
+            except GoneError:
+                # etcd was compacted between two chunks; a list in one piece is always of one moment.
+                found, version = await self._chunks(resource, namespace, limit=0)
+            items += found
+            at.append(version)
+        return items, min(at)
+
+    async def _chunks(self, resource: Resource, namespace: str | None, *, limit: int = 500) -> tuple[list[Raw], int]:
+        labels = LABEL_JOB_UID if resource in CHILDREN else ""
+        items: list[Raw] = []
+        token = ""
+        while True:
+            page = await self._kube.page(resource, namespace=namespace, labels=labels, limit=limit, token=token)
+            items += (slim(resource, item) for item in page.items)
+            token = page.token
+            if not token:
+                return items, int(page.resource_version or 0)
+
+
+def _ended(job: Raw) -> bool:
+    phase = (job.get("status") or {}).get("phase")
+    return phase in {state.value for state in Phase if state.terminal}

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the watches have seen: jobs by uid, their children by owner, pools by name.
+
+Events and full lists arrive independently, and an object that we wrote ourselves is put here before its event comes.
+Resource versions of one resource grow (Kubernetes guarantees their order since 1.35, and etcd always has), so that an
+older sight never replaces a newer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from kinema_api.names import ANNOTATION_CONFIG, ANNOTATION_SERVER_CA
+from kinema_kube.resources import JOBS, PYTORCH_JOBS, TRAINING_POOLS, VIDEO_TRAINING_JOBS, Resource
+from kinema_operator.observed import Raw
+
+WATCHED = (VIDEO_TRAINING_JOBS, TRAINING_POOLS, JOBS, PYTORCH_JOBS)
+CHILDREN = (JOBS, PYTORCH_JOBS)
+
+_HEAVY_ANNOTATIONS = (ANNOTATION_CONFIG, ANNOTATION_SERVER_CA, "kubectl.kubernetes.io/last-applied-configuration")
+
+
+class Store:
+    """Every object that matters, as it was seen last."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Resource, dict[str, Raw]] = {resource: {} for resource in WATCHED}
+        self._owned: dict[str, dict[str, tuple[Resource, Raw]]] = {}
+        self._gone: set[str] | None = None
+        """Uids deleted since a list began; None while none is under way."""
+
+    def job(self, uid: str) -> Raw | None:
+        """A job; None when it does not exist, as far as is known."""
+        return self._objects[VIDEO_TRAINING_JOBS].get(uid)
+
+    def jobs(self) -> Iterator[Raw]:
+        """Every job."""
+        return iter(self._objects[VIDEO_TRAINING_JOBS].values())
+
+    def pools(self) -> dict[str, Raw]:
+        """Every pool, by name."""
+        return {pool["metadata"]["name"]: pool for pool in self._objects[TRAINING_POOLS].values()}
+
+    def children(self, uid: str) -> list[tuple[Resource, Raw]]:
+        """The children that a job owns, by name."""
+        return sorted(self._owned.get(uid, {}).values(), key=lambda item: str(item[1]["metadata"]["name"]))
+
+    def owners(self) -> set[str]:
+        """Uids of all jobs that own a child."""
+        return set(self._owned)
+
+    def put(self, resource: Resource, seen: Raw) -> bool:
+        """Keep an object; returns whether it is news that can decide something."""
+        uid = seen["metadata"]["uid"]
+        before = self._objects[resource].get(uid)
+        if self._gone is not None and uid in self._gone:
+            return False
+        if before is not None and version(seen) < version(before):
+            return False
+        kept = slim(resource, seen)
+        self._objects[resource][uid] = kept
+        if resource in CHILDREN:
+            self._disown(uid, before)
+            owner = owner_uid(kept)
+            if owner:
+                self._owned.setdefault(owner, {})[uid] = (resource, kept)
+        return before is None or essence(before) != essence(kept)
+
+    def discard(self, resource: Resource, uid: str) -> None:
+        """Forget an object that was deleted."""
+        if self._gone is not None:
+            self._gone.add(uid)
+        self._disown(uid, self._objects[resource].pop(uid, None))
+
+    def begin(self) -> None:
+        """A full list begins: from now on deletions are remembered, so that an older page brings nothing back."""
+        self._gone = set()
+
+    def replace(self, resource: Resource, listed: Iterable[Raw], *, at: int) -> None:
+        """Keep what was listed at resource version `at`, and what was seen later; forget the rest."""
+        alive = set()
+        for item in listed:
+            alive.add(item["metadata"]["uid"])
+            self.put(resource, item)
+        ghosts = [uid for uid, item in self._objects[resource].items() if uid not in alive and version(item) <= at]
+        for uid in ghosts:
+            self.discard(resource, uid)
+
+    def end(self) -> None:
+        """The full list is over."""
+        self._gone = None
+
+    def _disown(self, uid: str, child: Raw | None) -> None:
+        owner = owner_uid(child) if child is not None else ""
+        owned = self._owned.get(owner)
+        if owned is not None:
+            owned.pop(uid, None)
+            if not owned:
+                del self._owned[owner]
+
+
+def version(item: Raw) -> int:
+    """The resource version as a number."""
+    return int(item["metadata"].get("resourceVersion") or 0)
+
+
+def owner_uid(item: Raw) -> str:
+    """The uid of the job that controls an object; empty when none does."""
+    for owner in item["metadata"].get("ownerReferences") or ():
+        if owner.get("controller") and owner.get("kind") == VIDEO_TRAINING_JOBS.kind:
+            return str(owner["uid"])
+    return ""
+
+
+def slim(resource: Resource, seen: Raw) -> Raw:
+    """A copy without what nobody reads: managed fields, configs in annotations, pod templates of children."""
+    metadata = {key: value for key, value in seen["metadata"].items() if key != "managedFields"}
+    annotations = metadata.get("annotations")
+    if annotations:
+        metadata["annotations"] = {key: value for key, value in annotations.items() if key not in _HEAVY_ANNOTATIONS}
+    kept = {**seen, "metadata": metadata}
+    if resource in CHILDREN:
+        kept["spec"] = _size(seen.get("spec") or {})
+    return kept
+
+
+def _size(spec: Raw) -> Raw:
+    """How many pods a child wants."""
+    replicas: dict[str, Any] = spec.get("pytorchReplicaSpecs") or {}
+    return {
+        **{key: spec[key] for key in ("parallelism", "completions", "suspend") if key in spec},
+        **(
+            {"pytorchReplicaSpecs": {role: {"replicas": item.get("replicas", 1)} for role, item in replicas.items()}}
+            if replicas
+            else {}
+        ),
+    }
+
+
+def essence(item: Raw) -> Raw:
+    """An object without what changes all the time and decides nothing: its version, and the server's progress."""
+    metadata = {key: value for key, value in item["metadata"].items() if key != "resourceVersion"}
+    status = {
+        key: value for key, value in (item.get("status") or {}).items() if key not in ("progress", "lastReconcileTime")
+    }
+    return {**item, "metadata": metadata, "status": status}
