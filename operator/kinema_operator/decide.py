@@ -156,11 +156,12 @@ class _Walk:
         if not status.attempts:
             self._start(stage)
             return
-        if status.attempts[-1].state is AttemptState.RUNNING:
-            self._follow(stage, status.attempts[-1])
-        status = self.stages[stage]
-        if status.state is StageState.RUNNING and status.attempts[-1].state is AttemptState.FAILED:
-            self._retry(stage, status.attempts[-1])
+        last = status.attempts[-1]
+        if last.state is AttemptState.RUNNING:
+            self._follow(stage, last)
+        elif last.state is AttemptState.FAILED:
+            # Never in the decision that records the failure: only then are stray pods of the attempt looked for.
+            self._retry(stage, last)
 
     def _follow(self, stage: Stage, attempt: Attempt) -> None:
         """Look at the child of the running attempt."""
@@ -255,13 +256,13 @@ class _Walk:
             message=shorten(why),
         )
         self._tell("AttemptFailed", f"{stage}: {why}", warning=True)
+        if not final:
+            self._look_again(self._backoff(attempt.number))
 
     def _retry(self, stage: Stage, last: Attempt) -> None:
         """Start the next attempt once the wait after the last failure is over."""
-        restarts = self.spec.policy.restarts
-        wait = min(BACKOFF_LIMIT, restarts.backoff_seconds * 2.0 ** (last.number - 1))
         assert last.finished_at is not None
-        due = parse_time(last.finished_at) + timedelta(seconds=wait)
+        due = parse_time(last.finished_at) + timedelta(seconds=self._backoff(last.number))
         left = (due - self.now).total_seconds()
         if left > 0:
             self._look_again(left)
@@ -320,6 +321,10 @@ class _Walk:
     def _retries(self, stage: Stage) -> int:
         retries = stage_settings(self.settings, stage).retries
         return self.spec.policy.restarts.limit if retries is None else retries
+
+    def _backoff(self, failures: int) -> float:
+        """Seconds between a failure and the next attempt."""
+        return min(BACKOFF_LIMIT, self.spec.policy.restarts.backoff_seconds * 2.0 ** (failures - 1))
 
     def _set_attempt(self, stage: Stage, attempt: Attempt, **update: object) -> None:
         status = self.stages[stage]

@@ -188,6 +188,17 @@ def test_a_child_deleted_by_hand_is_made_again_once_its_pods_are_gone() -> None:
     assert "wan-train-2" in story.children
 
 
+def test_stray_pods_are_waited_for_even_without_a_backoff() -> None:
+    story = Story(job=job(policy={"restarts": {"backoffSeconds": 0}}))
+    story.reach(Stage.TRAIN)
+    del story.children["wan-train-1"]
+    assert story.step().create == (), "the failure is recorded first, then strays are looked for"
+    story.stray_pods = True
+    assert story.step().create == ()
+    story.stray_pods = False
+    assert len(story.step().create) == 1
+
+
 def test_a_child_replaced_behind_the_operators_back_does_not_count_as_its_own() -> None:
     story = Story()
     story.reach(Stage.TRAIN)
