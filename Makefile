@@ -67,7 +67,7 @@ crds-check: setup ## Fail if the CRDs are not what the models say
 ##@ Images and cluster
 .PHONY: images
 images: setup ## Build the images (PUSH=registry.example.com/kinema pushes them, IMAGES="stage" picks)
-	$(PY) -m kinema_images build $(if $(PUSH),--push "$(PUSH)") $(IMAGES)
+	tools/images build $(if $(PUSH),--push "$(PUSH)") $(if $(PUSH_INSECURE),--insecure) $(IMAGES)
 
 .PHONY: cluster
 cluster: setup ## Start the local one-node Kubernetes (again: nothing to do)
