@@ -16,7 +16,7 @@ LOCKS = Path("/opt/kinema/locks")
 OWN = "kinema-"
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)")
 # Left by an installation that does not clean up, or by a build that lets its machine's CA in.
-LEFTOVERS = ("/build", "/run/ca.crt", "/var/cache/uv")
+LEFTOVERS = ("/build", "/run/ca.crt", "/var/cache/pip", "/var/cache/uv")
 
 
 def canonical(name: str) -> str:
@@ -101,13 +101,8 @@ def check(
     for lock in sorted(LOCKS.glob("*.txt")):
         locked |= pins(lock.read_text())
     present = installed()
-    problems = [
-        *wrong_versions(locked, present),
-        *failed_imports(imports),
-        *missing_attributes(attributes),
-        *failed_commands(commands),
-        *unsafe(),
-    ]
+    problems = [*wrong_versions(locked, present), *failed_imports(imports), *missing_attributes(attributes)]
+    problems += [*failed_commands(commands), *unsafe()]
     problems += [f"{name} has no place in this image" for name in absent if canonical(name) in present]
     for problem in problems:
         print(f"check: {problem}", file=sys.stderr)

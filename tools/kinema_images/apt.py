@@ -60,7 +60,7 @@ def deb822(text: str) -> Iterator[Source]:
 
 def retold(sources: Iterable[Source], *, release: str, wanted: str) -> tuple[str, ...]:
     """Lines for `wanted` from the archives that serve `release`, its updates and security suites included."""
-    lines = {}
+    lines: dict[str, None] = {}
     for source in sources:
         base, dash, rest = source.suite.partition("-")
         if base == release and rest in {"", "updates", "security"} and "main" in source.components:

@@ -59,7 +59,7 @@ def ensure(image: str, buildah: Buildah, *, fresh: bool = False) -> str:
         _bootstrap(STAND_INS[image], archive)
         dockerfile = Path(folder) / "Dockerfile"
         dockerfile.write_text('FROM scratch\nADD base.tar /\nCMD ["python3"]\n')
-        buildah.build(dockerfile, context=Path(folder), tag=name, log=cache() / "log" / "image-base.log")
+        buildah.build(dockerfile, context=Path(folder), tag=name, log=cache() / "log" / "image-base-commit.log")
     return name
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -91,29 +92,29 @@ def version(repository: Path) -> str:
 
 
 def _one(item: Recipe, order: Order, buildah: Buildah, say: Callable[[str], None]) -> Built:
-    base_image = order.base_image or base.reference(item.base)
-    key = recipe.key(item, repository=paths.REPOSITORY, base=base_image)
-    reference = f"{PREFIX}/{item.name}:{key}"
-    digest = layout.digests(paths.layout()).get(reference)
-    needed = order.fresh or digest is None or (order.push is not None and not buildah.has(reference))
-    if digest and not needed:
-        say(f"{reference} is up to date")
-        return Built(name=item.name, reference=reference, digest=digest)
+    with tempfile.TemporaryDirectory(dir=paths.cache(), prefix="context-") as folder:
+        context = Path(folder)
+        frozen = recipe.snapshot(item, repository=paths.REPOSITORY, target=context)
+        base_image = order.base_image or base.reference(item.base)
+        key = recipe.key(frozen, repository=context, base=base_image)
+        reference = f"{PREFIX}/{item.name}:{key}"
+        digest = layout.digests(paths.layout()).get(reference)
+        in_storage = not order.push or buildah.has(reference)
+        if digest and in_storage and not order.fresh:
+            say(f"{reference} is up to date")
+            return Built(name=item.name, reference=reference, digest=digest)
+        return _build(frozen, reference, order, buildah, say, context=context)
+
+
+def _build(
+    item: Recipe, reference: str, order: Order, buildah: Buildah, say: Callable[[str], None], *, context: Path
+) -> Built:
     began = time.monotonic()
     say(f"{reference}: building")
-    if not order.base_image:
-        base_image = base.ensure(item.base, buildah, fresh=order.fresh)
+    base_image = order.base_image or base.ensure(item.base, buildah, fresh=order.fresh)
     log = paths.cache() / "log" / f"image-{item.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text("")
-    buildah.build(
-        item.dockerfile,
-        context=paths.REPOSITORY,
-        tag=reference,
-        log=log,
-        arguments={"BASE_IMAGE": base_image},
-        fresh=order.fresh,
-    )
+    arguments = {"BASE_IMAGE": base_image}
+    buildah.build(item.dockerfile, context=context, tag=reference, log=log, arguments=arguments, fresh=order.fresh)
     say(f"  {time.monotonic() - began:5.0f} s  handing it over")
     paths.layout().mkdir(parents=True, exist_ok=True)
     # Uncompressed: packing 6 GB of libraries takes longer than everything else, and they stay on this machine.

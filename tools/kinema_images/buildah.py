@@ -84,8 +84,6 @@ class Buildah:
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [*self._prefix, "bud", "--isolation", "chroot", "--layers", "--format", "oci", "--force-rm"]
         command += ["--no-cache"] if fresh else []
-        ignore = context / ".dockerignore"
-        command += ["--ignorefile", str(ignore)] if ignore.exists() else []
         if bundle := ca_bundle(os.environ):
             command += ["--secret", f"id=ca,src={bundle}"]
         for name, value in (arguments or {}).items():
@@ -128,7 +126,7 @@ class Buildah:
         )
         assert process.stdout
         try:
-            with log.open("a") as record:
+            with log.open("w") as record:
                 for line in process.stdout:
                     record.write(line)
                     tail.append(line.rstrip())

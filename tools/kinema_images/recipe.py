@@ -6,8 +6,9 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def key(recipe: Recipe, *, repository: Path, base: str) -> str:
         mode = b"x" if file.stat().st_mode & 0o100 else b"-"
         _add(digest, str(file.relative_to(repository)), mode + file.read_bytes())
     return digest.hexdigest()[:KEY_LENGTH]
+
+
+def snapshot(recipe: Recipe, *, repository: Path, target: Path) -> Recipe:
+    """Copy all that the image is made of, so that an edit during the build is wholly in or wholly out."""
+    for file in (recipe.dockerfile, *_files(recipe.sources, repository)):
+        copy = target / file.relative_to(repository)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copy)
+    return replace(recipe, dockerfile=target / recipe.dockerfile.relative_to(repository))
 
 
 def _add(digest: hashlib._Hash, name: str, content: bytes) -> None:
