@@ -176,7 +176,8 @@ class Kube:
     ) -> Object:
         """Server-side apply: `body` holds every field that `manager` wants, and only those.
 
-        With `metadata.uid` or `metadata.resourceVersion` in `body` the object must exist and carry them.
+        With `metadata.resourceVersion` in `body` the object must exist and be at it. `metadata.uid` is checked too, but
+        not on the status of a custom resource, where the API server takes nothing but the status from a body.
 
         Raises:
             ConflictError: another manager owns a field (without `force`), or the object is another one.
@@ -207,7 +208,8 @@ class Kube:
         """Merge `patch` into an object; null removes a field, a list replaces a list.
 
         Raises:
-            ConflictError: the object is no longer at `resource_version`, or has another uid.
+            ConflictError: the object is no longer at `resource_version`, or has another uid (which alone does not
+                protect the status of a custom resource: see `apply`).
         """
         expected = {"resourceVersion": resource_version, "uid": uid}
         metadata = {**patch.get("metadata", {}), **{key: value for key, value in expected.items() if value}}

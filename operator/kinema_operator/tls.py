@@ -137,9 +137,7 @@ def plan_secret(secret: Mapping[str, Any] | None, *, dns_names: Sequence[str], n
         brought = present.get(CA_CRT) or present.get(TLS_CRT)
         if not brought:
             name = secret["metadata"]["name"]
-            raise CertificateSecretError(
-                f"Secret {name!r} has no {CA_CRT}: add the certificate that signs the server's"
-            )
+            raise CertificateSecretError(f"Secret {name!r} has no {CA_CRT}: add the certificate that signs {TLS_CRT}")
         return Plan(data=None, ca=brought.decode())
     ca = Pair(certificate=_first(present.get(CA_CRT, b"")), key=present.get(CA_KEY, b""))
     bundle = present.get(CA_CRT, b"")

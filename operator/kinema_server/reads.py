@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 
 from kinema_api import names
 from kinema_kube.client import Object
-from kinema_kube.errors import BadRequestError, GoneError
+from kinema_kube.errors import BadRequestError, ForbiddenError, GoneError
 from kinema_kube.resources import VIDEO_TRAINING_JOBS
 from kinema_server.refusal import Refusal
 from kinema_server.reviews import authorize, bearer_token, identify
@@ -77,6 +77,10 @@ async def _listing(
     await _allow(request, shared, verb="list", namespace=namespace)
     try:
         page = await shared.kube.page(VIDEO_TRAINING_JOBS, namespace=namespace, labels=labels, limit=limit, token=token)
+    except ForbiddenError as error:
+        # Kinema was installed for some namespaces only.
+        where = f"of namespace {namespace!r}" if namespace else "of all namespaces: ask for one"
+        raise Refusal(HTTPStatus.FORBIDDEN, f"the server itself may not read the jobs {where}") from error
     except GoneError as error:
         raise Refusal(HTTPStatus.GONE, "the continue token is too old: list again from the start") from error
     except BadRequestError as error:

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 FIELD_MANAGER = "kinema-server"
 _FAILURES_LIMIT = 20
 """Failed writes in a row after which a lane gives up."""
+_CONFLICTS_LIMIT = 5
+"""Tries of one write that somebody else's write to the job comes between."""
 _CLOSING_SECONDS = 5.0
 
 
@@ -179,25 +181,34 @@ class Writer:
 
     async def _write(self, lane: _Lane, progress: Progress) -> float:
         """Write, or say how many seconds it is too early."""
-        gone = Refusal(HTTPStatus.NOT_FOUND, f"job {lane.name!r} of namespace {lane.namespace!r} is gone")
-        try:
-            job = await self._kube.get(VIDEO_TRAINING_JOBS, lane.name, namespace=lane.namespace)
-            if job["metadata"]["uid"] != lane.uid:
-                raise gone
-            wait = delay(job, progress, interval=self._interval, now=self._now())
-            if not wait or self._closing:
-                await self._apply(lane, progress)
-        except (NotFoundError, ConflictError) as error:
-            # The uid in the body is a precondition: a new job of the same name answers with a conflict.
-            raise gone from error
-        return 0.0 if self._closing else wait
+        for remaining in reversed(range(_CONFLICTS_LIMIT)):
+            try:
+                job = await self._kube.get(VIDEO_TRAINING_JOBS, lane.name, namespace=lane.namespace)
+                if job["metadata"]["uid"] != lane.uid:
+                    raise _gone(lane)
+                wait = delay(job, progress, interval=self._interval, now=self._now())
+                if wait and not self._closing:
+                    return wait
+                await self._apply(job, progress)
+            except NotFoundError as error:
+                raise _gone(lane) from error
+            except ConflictError:
+                if not remaining:
+                    raise
+            else:
+                break
+        return 0.0
 
-    async def _apply(self, lane: _Lane, progress: Progress) -> None:
-        body = {
-            "metadata": {"namespace": lane.namespace, "name": lane.name, "uid": lane.uid},
-            "status": {"progress": progress.wire()},
-        }
+    async def _apply(self, job: Mapping[str, Any], progress: Progress) -> None:
+        # The version binds the write to the job that was read. The uid alone would not: of a body for the status of a
+        # custom resource the API server takes the status only, so that a new job of the same name would get it.
+        identity = {key: job["metadata"][key] for key in ("namespace", "name", "resourceVersion")}
+        body = {"metadata": identity, "status": {"progress": progress.wire()}}
         await self._kube.apply(VIDEO_TRAINING_JOBS, body, manager=FIELD_MANAGER, force=True, subresource="status")
+
+
+def _gone(lane: _Lane) -> Refusal:
+    return Refusal(HTTPStatus.NOT_FOUND, f"job {lane.name!r} of namespace {lane.namespace!r} is gone")
 
 
 def _answer(lane: _Lane, refusal: Refusal | None) -> None:
