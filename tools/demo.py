@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from kinema_demo.main import main  # noqa: E402 - the path above makes it importable
+from kinema_demo.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from kinema_api.job import StageState
 from kinema_api.names import JOB_PLURAL, Stage
-
 from kinema_demo.errors import DemoError
 from kinema_demo.job import JobView, read
 from kinema_demo.kubectl import Kubectl, json_stream

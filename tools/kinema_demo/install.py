@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from kinema_cluster.build import HELM
-from kinema_cluster.paths import cache
 
+from kinema_cluster.build import HELM, ensure
+from kinema_cluster.paths import cache
 from kinema_demo.errors import DemoError
 from kinema_demo.kubectl import Kubectl
 
@@ -63,6 +63,7 @@ def install(kubectl: Kubectl, chosen: Mapping[str, Any]) -> None:
     Raises:
         DemoError: helm failed; with what its pods say.
     """
+    ensure(HELM)
     kubectl.apply(namespace(NAMESPACE))
     command = [
         str(HELM.binary("helm")), "upgrade", "--install", RELEASE, str(CHART),

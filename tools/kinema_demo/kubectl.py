@@ -51,7 +51,7 @@ class Kubectl:
     def attempt(
         self, *arguments: str, text: str | None = None, timeout: float | None = 120
     ) -> subprocess.CompletedProcess[str]:
-        """kubectl's end, whatever it is."""
+        """Run it, however it ends."""
         return subprocess.run(
             self.command(*arguments), input=text, capture_output=True, text=True, env=self.environment, timeout=timeout
         )
@@ -73,7 +73,7 @@ class Kubectl:
         self.run("apply", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
 
     def popen(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        """kubectl in the background, its standard output a pipe of text."""
+        """Start it in the background, its standard output a pipe of text."""
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, **options}
         return subprocess.Popen(self.command(*arguments), env=self.environment, **options)
 

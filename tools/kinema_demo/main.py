@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from kinema_cluster.errors import ClusterError
 from rich.console import Console
 from rich.text import Text
 
+from kinema_cluster.errors import ClusterError
 from kinema_demo import target, videos
 from kinema_demo.curve import draw
 from kinema_demo.errors import DemoError
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="make demo", description="From nothing to a trained model and a sampled clip.")
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--videos", type=Path, help="a folder of your own: NAME.mp4 and NAME.txt with its caption")
     parser.add_argument("--job", type=Path, default=JOB, help="the job to run (default: examples/wan-job.yaml)")
     parser.add_argument("--namespace", default="default", help="where the job runs")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from kinema_api.job import StageState
 from kinema_api.names import LABEL_JOB_UID, LABEL_STAGE
-
 from kinema_demo.follow import KIND
 from kinema_demo.job import JobView, StageView
 from kinema_demo.kubectl import Kubectl
@@ -15,7 +14,11 @@ LOG_LINES = 40
 
 def explain(kubectl: Kubectl, job: JobView) -> str:
     """Status, events and the last lines of the failed stage's log."""
-    parts = [f"vtj/{job.name} {job.phase}: {job.message}", "", kubectl.attempt("get", KIND, job.name, "-o", "wide").stdout]
+    parts = [
+        f"vtj/{job.name} {job.phase}: {job.message}",
+        "",
+        kubectl.attempt("get", KIND, job.name, "-o", "wide").stdout,
+    ]
     parts += ["Stages:", *(f"  {_line(stage)}" for stage in job.stages), ""]
     events = kubectl.attempt(
         "get", "events", "--field-selector", f"involvedObject.uid={job.uid}", "--sort-by=.metadata.creationTimestamp"

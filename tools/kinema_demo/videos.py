@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 from kinema_cluster.paths import cache
-
 from kinema_demo.errors import DemoError
 from kinema_demo.steps import Say
 

@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from kinema_api.job import StageState
-from kinema_api.names import Stage
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kinema_api.job import StageState
+from kinema_api.names import Stage
 from kinema_demo.follow import Follower, Gone, News, Step
 from kinema_demo.job import JobView, StageView
 from kinema_demo.steps import duration
@@ -67,7 +67,9 @@ class Screen:
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         for stage in self.job.stages:
             mark, style = _MARKS.get(stage.state, ("?", ""))
-            table.add_row(Text(mark, style=style), Text(stage.name, style=style), self._time(stage), self._detail(stage))
+            table.add_row(
+                Text(mark, style=style), Text(stage.name, style=style), self._time(stage), self._detail(stage)
+            )
         head = Text.assemble((f"vtj/{self.job.name} ", "bold"), self.job.phase)
         if self.job.restarts:
             head.append(f", {self.job.restarts} restarts", style="yellow")

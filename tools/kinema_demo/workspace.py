@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kinema_api.locations import claim_of, mount_path
-
 from kinema_demo.errors import DemoError
 from kinema_demo.kubectl import Kubectl, Object
 
 USER = 65532
 _SLEEP = "import signal; signal.signal(signal.SIGTERM, lambda *_: exit()); signal.pause()"
-_UNPACK = "import sys, tarfile; tarfile.open(fileobj=sys.stdin.buffer, mode='r|').extractall(sys.argv[1], filter='data')"
+_UNPACK = (
+    "import sys, tarfile; tarfile.open(fileobj=sys.stdin.buffer, mode='r|').extractall(sys.argv[1], filter='data')"
+)
 _PACK = """
 import pathlib, sys, tarfile
 root = pathlib.Path(sys.argv[1])

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which cluster, and how images and a workspace get there: the local one, or that of KUBECONFIG."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kinema_cluster.build import KUBERNETES, ensure
+from kinema_cluster.errors import ClusterError
+from kinema_cluster.full import WORKSPACE, FullCluster
+from kinema_cluster.paths import cache
+from kinema_demo.errors import DemoError
+from kinema_demo.install import namespace as namespace_object
+from kinema_demo.kubectl import Kubectl
+from kinema_demo.steps import Say
+from kinema_images import build as image_build
+from kinema_images import paths as image_paths
+from kinema_images.errors import ImageError
+
+IMAGES = ("control-plane", "stage", "wan2.1")
+PYTORCH_JOBS = "pytorchjobs.kubeflow.org"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A cluster that is up, and the namespace to work in."""
+
+    kubectl: Kubectl
+    cluster: FullCluster | None
+    """The local one; None for a cluster of the user's."""
+
+    @property
+    def local(self) -> bool:
+        """Whether it is the local cluster."""
+        return self.cluster is not None
+
+    @property
+    def usage(self) -> str:
+        """How the user calls kubectl on it."""
+        where = "" if self.kubectl.namespace == "default" else f" -n {self.kubectl.namespace}"
+        if self.local:
+            return f"{cache() / 'bin' / 'kubectl'} --kubeconfig {self.kubectl.kubeconfig}{where}"
+        return f"kubectl{where}"
+
+
+def find(say: Say, *, namespace: str = "default", storage_class: str | None = None) -> Target:
+    """The cluster of KUBECONFIG if that is set, else the local one, started if need be; with a workspace's claim.
+
+    Raises:
+        DemoError: the cluster cannot be used as it is.
+    """
+    given = os.environ.get("KUBECONFIG")
+    local = FullCluster(progress=say)
+    if given and Path(given) != local.kubeconfig:
+        return _given(Path(given), say, namespace=namespace, storage_class=storage_class)
+    local.up()
+    kubectl = Kubectl(binary=str(KUBERNETES.binary("kubectl")), kubeconfig=local.kubeconfig, namespace=namespace)
+    if namespace != "default":
+        kubectl.apply(namespace_object(namespace))
+        local.add_volume(WORKSPACE, namespace=namespace)
+    return Target(kubectl=kubectl, cluster=local)
+
+
+def _given(kubeconfig: Path, say: Say, *, namespace: str, storage_class: str | None) -> Target:
+    if not kubeconfig.is_file():
+        raise DemoError(f"KUBECONFIG names {kubeconfig}, which is no file")
+    binary = shutil.which("kubectl")
+    if not binary:
+        ensure(KUBERNETES, progress=say)
+        binary = str(KUBERNETES.binary("kubectl"))
+    kubectl = Kubectl(binary=binary, kubeconfig=kubeconfig, namespace=namespace)
+    say(kubectl.run("version", "-o", "yaml").strip().splitlines()[-1])
+    if kubectl.attempt("get", "crd", PYTORCH_JOBS).returncode:
+        raise DemoError(
+            "the cluster has no PyTorchJobs: install Kubeflow's training-operator v1.9.3 first, "
+            "https://github.com/kubeflow/training-operator"
+        )
+    if kubectl.attempt("get", "namespace", namespace).returncode:
+        kubectl.apply(namespace_object(namespace))
+    if kubectl.get("pvc", WORKSPACE) is None:
+        kubectl.apply(_claim(storage_class))
+    return Target(kubectl=kubectl, cluster=None)
+
+
+def _claim(storage_class: str | None) -> dict[str, object]:
+    spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "20Gi"}}}
+    chosen = {"storageClassName": storage_class} if storage_class else {}
+    metadata = {"name": WORKSPACE}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": {**spec, **chosen}}
+
+
+def images(target: Target, say: Say, *, push: str | None = None) -> Mapping[str, str]:
+    """Build what is out of date and bring it to the cluster; references by the names of images/.
+
+    Raises:
+        DemoError: an image cannot be built, or the cluster has no registry to pull from.
+    """
+    if target.cluster is None and not push:
+        raise DemoError(
+            "a cluster of your own pulls images from a registry: name one that it can read and you can write, "
+            "`make demo PUSH=registry.example.com/kinema`"
+        )
+    try:
+        built = image_build.build(image_build.Order(names=IMAGES, push=push), say=say)
+        if target.cluster is None:
+            version = image_build.version(image_paths.REPOSITORY)
+            return {name: f"{push}/{name}:{version}" for name in IMAGES}
+        say("loading them into the cluster")
+        target.cluster.load_image(image_paths.layout())
+    except (ImageError, ClusterError) as error:
+        raise DemoError(str(error)) from error
+    return {name: built[name].reference for name in IMAGES}
