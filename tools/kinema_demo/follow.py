@@ -74,7 +74,7 @@ class Follower:
     def _watch(self) -> None:
         while not self._stop.is_set():
             with self._open("get", KIND, self.name, "-w", "-o", "json", "--output-watch-events") as process:
-                for event in json_stream(process.stdout or ()):  # type: ignore[arg-type]
+                for event in json_stream(process.stdout or ()):
                     if event["type"] == "DELETED":
                         self._queue.put(Gone())
                         return

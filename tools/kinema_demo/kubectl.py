@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class Kubectl:
         return subprocess.Popen(self.command(*arguments), env=self.environment, **options)
 
 
-def json_stream(lines: Iterator[str] | Sequence[str]) -> Iterator[Object]:
+def json_stream(lines: Iterable[str]) -> Iterator[Object]:
     """The objects of `kubectl ... -o json -w`, which prints one indented object after another."""
     block: list[str] = []
     for line in lines:

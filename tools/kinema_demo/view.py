@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -37,7 +38,7 @@ def sparkline(values: Sequence[float], *, width: int = _WIDTH) -> str:
         return ""
     count = min(width, len(values))
     bounds = [round(part * len(values) / count) for part in range(count + 1)]
-    means = [sum(values[low:high]) / (high - low) for low, high in zip(bounds, bounds[1:], strict=False)]
+    means = [sum(values[low:high]) / (high - low) for low, high in itertools.pairwise(bounds)]
     low, high = min(means), max(means)
     scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
