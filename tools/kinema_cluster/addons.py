@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import shutil
@@ -37,6 +38,7 @@ INIT_CONTAINER = """\
     runAsNonRoot: true
     seccompProfile: {type: RuntimeDefault}
 """
+PROTOCOLS = ("UDP", "TCP")
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -73,7 +75,8 @@ def upstream_servers(resolv_conf: str) -> list[str]:
 
 def corefile(upstream: list[str]) -> str:
     """Names of the cluster are never cached: a headless name must resolve as soon as its pod is there."""
-    outside = f"forward . {' '.join(upstream)}\n    cache 30" if upstream else "template ANY ANY {\n        rcode NXDOMAIN\n    }"
+    nowhere = "template ANY ANY {\n        rcode NXDOMAIN\n    }"
+    outside = f"forward . {' '.join(upstream)}\n    cache 30" if upstream else nowhere
     return f"""\
 {DOMAIN}:1053 in-addr.arpa:1053 ip6.arpa:1053 {{
     errors
@@ -103,7 +106,7 @@ def coredns(upstream: list[str]) -> list[dict[str, Any]]:
         "image": image_names()["coredns"],
         "imagePullPolicy": "Never",
         "args": ["-conf", "/etc/coredns/Corefile"],
-        "ports": [{"containerPort": 1053, "protocol": protocol, "name": protocol.lower()} for protocol in ("UDP", "TCP")],
+        "ports": [{"containerPort": 1053, "protocol": kind, "name": kind.lower()} for kind in PROTOCOLS],
         "readinessProbe": {"httpGet": {"path": "/ready", "port": 8181}, "periodSeconds": 1},
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
         "securityContext": RESTRICTED,
@@ -118,7 +121,7 @@ def coredns(upstream: list[str]) -> list[dict[str, Any]]:
         "volumes": [{"name": "config", "configMap": {"name": "coredns"}}],
     }
     role = {"name": "kinema:coredns"}
-    ports = [{"name": f"dns-{kind.lower()}", "port": 53, "targetPort": 1053, "protocol": kind} for kind in ("UDP", "TCP")]
+    ports = [{"name": f"dns-{kind.lower()}", "port": 53, "targetPort": 1053, "protocol": kind} for kind in PROTOCOLS]
     return [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta},
         {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": role, "rules": rules},
@@ -169,6 +172,12 @@ def webhook_secret(pki: Path) -> dict[str, Any]:
             "tls.key": encoded(pki / "webhook.key"),
         },
     }
+
+
+def fingerprint(upstream: list[str]) -> str:
+    """Changes with all that decides what is applied to a full cluster."""
+    parts = [coredns(upstream), image_names(), INIT_CONTAINER, _deployment_patch()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def namespace() -> dict[str, Any]:

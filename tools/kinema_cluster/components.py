@@ -144,6 +144,8 @@ def controller_manager(plane: Plane) -> list[str]:
         "cluster-signing-cert-file": plane.pki("ca.crt"),
         "cluster-signing-key-file": plane.pki("ca.key"),
         "cluster-cidr": POD_CIDR,
+        # By default it makes a folder in /usr/libexec.
+        "flex-volume-plugin-dir": plane.layout.root / "volume-plugins",
         "service-cluster-ip-range": SERVICE_CIDR,
     }
     return [str(KUBERNETES.binary("kube-controller-manager")), *_flags(flags)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A control plane without nodes: real etcd and Kubernetes, pods that only kwok pretends to run. For tests, any number."""
+"""A control plane without nodes, for tests: real etcd and Kubernetes, pods that only kwok pretends to run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kinema_cluster import addons, build, leftovers, packages, processes, webhook_process
+from kinema_cluster import build, leftovers, packages, processes, webhook_process
 from kinema_cluster.api import Api, condition
 from kinema_cluster.build import KWOK, Progress
 from kinema_cluster.components import Plane, Ports
@@ -171,7 +171,7 @@ def kwok_command(plane: Plane) -> list[str]:
 
 
 def stages(root: Path) -> str:
-    """kwok's own stages as one configuration file."""
+    """The stages that kwok brings, as one configuration file."""
     files: list[Path] = []
     for entry in STAGES:
         path = root / entry

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -74,7 +73,7 @@ class FullCluster:
             record = load(self.layout.record)
             if not record:
                 if self.layout.root.exists() and any(self.layout.root.iterdir()):
-                    raise ClusterError(f"{self.layout.root} holds files but no cluster.json: it is not a cluster's folder")
+                    raise ClusterError(f"{self.layout.root} holds files of something else, no cluster.json")
                 self.progress("no cluster is up")
                 return
             self._clear(record)
@@ -86,7 +85,7 @@ class FullCluster:
         wanted = self._commands()
         return (
             record.ready
-            and record.details.get("addons") == self._addons_key()
+            and record.details.get("addons") == addons.fingerprint(upstream())
             and all(name in living and living[name].argv == tuple(argv) for name, argv in wanted.items())
             and all(state == "ok" for state in self.health().values())
         )
@@ -209,7 +208,7 @@ class FullCluster:
         supervisor.ensure("kube-proxy", components.kube_proxy(self.plane))
         self._apply_addons(supervisor)
         self._wait_until_healthy(supervisor)
-        record.details["addons"] = self._addons_key()
+        record.details["addons"] = addons.fingerprint(upstream())
         record.ready = True
         record.save()
         self._link_programs()
@@ -291,11 +290,6 @@ class FullCluster:
         except ClusterError as error:
             wrong = "; ".join(f"{name}: {state}" for name, state in last.items() if state != "ok")
             raise ClusterError(f"{error}\nNot ok: {wrong}") from error
-
-    def _addons_key(self) -> str:
-        folder = self.layout.config / "training-operator" / "kustomization.yaml"
-        text = json.dumps([addons.coredns(upstream()), addons.image_names(), addons.INIT_CONTAINER])
-        return hashlib.sha256((text + (folder.read_text() if folder.exists() else "")).encode()).hexdigest()
 
     def _link_programs(self) -> None:
         """`kubectl` under one path for users, whatever its version."""

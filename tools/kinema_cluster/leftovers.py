@@ -25,7 +25,6 @@ ELSEWHERE = (
     "/var/lib/kubelet",
     "/var/log/containers",
     "/var/log/pods",
-    "/usr/libexec/kubernetes",
 )
 
 

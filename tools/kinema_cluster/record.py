@@ -66,9 +66,7 @@ def load(path: Path) -> Record | None:
         boot=data["boot"],
         details=dict(data["details"]),
         ready=bool(data["ready"]),
-        processes={
-            entry["name"]: Process(**(entry | {"argv": tuple(entry["argv"])})) for entry in data["processes"]
-        },
+        processes={entry["name"]: Process(**(entry | {"argv": tuple(entry["argv"])})) for entry in data["processes"]},
     )
 
 
