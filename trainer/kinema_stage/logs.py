@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from typing import Any
@@ -27,13 +28,18 @@ class JsonFormatter(logging.Formatter):
             "time": f"{at}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "stage": self._stage,
-            **getattr(record, FIELDS, {}),
+            **{name: _plain(value) for name, value in getattr(record, FIELDS, {}).items()},
         }
         if message := record.getMessage():
             line["message"] = message
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class PlainFormatter(logging.Formatter):

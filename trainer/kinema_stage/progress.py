@@ -70,6 +70,7 @@ class Progress:
         if self._first is None:
             self._open(done)
         eta = self._eta(done, total) if eta_seconds is None else eta_seconds
+        eta = eta if eta is None or math.isfinite(eta) else None
         self._show(done=done, total=total, eta=eta, metrics=metrics)
         if self._gauges is not None:
             self._gauges.set(done=done, total=total, eta=eta, metrics=metrics)
@@ -126,7 +127,7 @@ def _status(*, stage: Stage, done: int, total: int, eta: float | None, metrics: 
     values: dict[str, Value] = {"stage": stage.value, "step": done, "total_steps": total, **metrics}
     return TrainerStatus(
         progress_percentage=min(99, max(0, 100 * done // total)) if total > 0 else 0,
-        estimated_remaining_seconds=None if eta is None or not math.isfinite(eta) else max(0, round(eta)),
+        estimated_remaining_seconds=None if eta is None else max(0, round(eta)),
         metrics=[Metric(name=name[:64], value=_text(value)) for name, value in list(values.items())[:256]],
         last_updated_time=_now(),
     )

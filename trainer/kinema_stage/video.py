@@ -26,6 +26,9 @@ _SEEK_FROM = 1.0
 _EXPECTED_SHARE = 0.9
 """An index may count some frames that an edit list hides; more missing ones mean a truncated file."""
 _TIE = 1e-6
+_UNTAGGED = 2
+"""AVCOL_SPC_UNSPECIFIED."""
+_SD_LINES = 576
 _VOLUME = frozenset({errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT})
 """Failures of the volume, not of the video: the stage has to be run again."""
 
@@ -235,15 +238,20 @@ def _shown(source: _Source, frame: Any) -> tuple[int, int]:
 
 
 class _Scaler:
-    """Turns a frame into RGB of the wanted size."""
+    """Turns a frame into RGB of the wanted size, the same on every processor."""
 
     def __init__(self, source: _Source, *, height: int, width: int) -> None:
-        from av.video.reformatter import VideoReformatter
+        from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
         self._aspect = source.pixel_aspect
         self._height = height
         self._width = width
         self._reformatter = VideoReformatter()
+        # Without accurate rounding and full chroma every pixel comes out up to two levels too dark.
+        self._quality = (
+            Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
+        )
+        self._hd_colors = Colorspace.ITU709
 
     def __call__(self, frame: Any) -> npt.NDArray[np.uint8]:
         import numpy as np
@@ -254,7 +262,13 @@ class _Scaler:
         full_width = max(width, round(frame.width * self._aspect * scale))
         full_height = max(height, round(frame.height * scale))
         scaled = self._reformatter.reformat(
-            frame, width=full_width, height=full_height, format="rgb24", interpolation="LANCZOS"
+            frame,
+            width=full_width,
+            height=full_height,
+            format="rgb24",
+            # Players take untagged HD for BT.709, the scaler would take BT.601.
+            src_colorspace=self._hd_colors if frame.colorspace == _UNTAGGED and frame.height > _SD_LINES else None,
+            interpolation=self._quality,
         )
         top, left = (full_height - height) // 2, (full_width - width) // 2
         cropped = scaled.to_ndarray()[top : top + height, left : left + width]
