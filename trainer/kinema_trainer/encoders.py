@@ -82,7 +82,7 @@ class Encoders:
         model = self._load(
             "vae",
             lambda: AutoencoderKLWan.from_pretrained(
-                self._folder, subfolder="vae", torch_dtype=self._dtype, local_files_only=True
+                self._folder, subfolder="vae", dtype=self._dtype, local_files_only=True
             ),
         )
         return model.to(self._device).eval()

@@ -57,12 +57,10 @@ def _config(context: Context) -> FeaturesConfig:
 
 def _encode_all(context: Context, *, shards: list[ShardPlan], encoders: Encoders, ttl: float) -> None:
     """Fill every shard that nobody else fills, until all are done."""
-    config = context.config
-    assert isinstance(config, FeaturesConfig)
+    config = _config(context)
     board = Board(context, shards)
-    pending = [
-        i for i in order(len(shards), worker=context.worker, workers=config.settings.workers) if not board.has(i)
-    ]
+    route = order(len(shards), worker=context.worker, workers=config.settings.workers)
+    pending = [index for index in route if not board.has(index)]
     if not pending:
         return
     known = reuse.Reuse.search(

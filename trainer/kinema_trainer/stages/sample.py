@@ -165,9 +165,7 @@ class Studio:
         half = torch.float32 if found.type == "cpu" else torch.bfloat16
         path = self._context.workspace.local(export)
         try:
-            pipeline = kind.from_pretrained(
-                path, torch_dtype={"default": half, "vae": torch.float32}, local_files_only=True
-            )
+            pipeline = kind.from_pretrained(path, dtype={"default": half, "vae": torch.float32}, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise StageError(Exit.WEIGHTS, f"{path}: cannot be loaded ({error}); delete it to export again") from error
         pipeline.to(found)
