@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 
 import uvicorn
 from prometheus_client import start_http_server
@@ -54,6 +56,9 @@ async def serve(settings: ServerSettings) -> bool:
     server = make_server(settings, certificate)
     if settings.metrics_port:
         start_http_server(settings.metrics_port)
+    # uvicorn stops gracefully, then raises the signal again for whoever had a handler: an end that was asked for is no
+    # failure of the process.
+    signal.signal(signal.SIGTERM, _asked_to_stop)
     following = asyncio.create_task(certificate.follow(interval=settings.certificate_check_seconds))
     try:
         await server.serve()
@@ -63,3 +68,7 @@ async def serve(settings: ServerSettings) -> bool:
             await following
     logger.info("stopped")
     return server.started
+
+
+def _asked_to_stop(_signal: int, _frame: FrameType | None) -> None:
+    """Uvicorn's own handler is in place while the server runs."""
