@@ -15,10 +15,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from kinema_api.exits import Exit, StageError
-from kinema_api.settings import Objective
 from torch import Tensor
 
+from kinema_api.exits import Exit, StageError
+from kinema_api.settings import Objective
 from kinema_trainer import objective as flow
 from kinema_trainer.shards import Sample
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kinema_api.exits import Exit, StageError
-
 from kinema_trainer.reports import ENV_FOLDER, Failure, Inbox, Step
 
 ENV_PARENT = "KINEMA_STAGE_PID"
@@ -61,7 +61,10 @@ class Place:
         return self.node == 0
 
     def command(self, config: Path) -> list[str]:
-        """The command that starts the processes."""
+        """The command that starts the processes: torchrun, or the one process itself, which saves its import."""
+        worker = ["-m", "kinema_trainer.worker", "--config", str(config)]
+        if self.processes == 1:
+            return [sys.executable, *worker]
         rendezvous = ["--standalone"]
         if self.nodes > 1:
             rendezvous = [
@@ -70,11 +73,28 @@ class Place:
                 f"--master-addr={self.address}",
                 f"--master-port={self.port}",
             ]
-        return [
-            *(sys.executable, "-m", "torch.distributed.run"),
-            *(*rendezvous, f"--nproc-per-node={self.processes}", "--max-restarts=0"),
-            *("-m", "kinema_trainer.worker", "--config", str(config)),
-        ]
+        torchrun = [sys.executable, "-m", "torch.distributed.run"]
+        return [*torchrun, *rendezvous, f"--nproc-per-node={self.processes}", "--max-restarts=0", *worker]
+
+    def environment(self) -> dict[str, str]:
+        """What torchrun would tell a single process; nothing where torchrun does it."""
+        if self.processes > 1:
+            return {}
+        return {
+            "RANK": str(self.node),
+            "WORLD_SIZE": str(self.nodes),
+            "LOCAL_RANK": "0",
+            "LOCAL_WORLD_SIZE": "1",
+            "MASTER_ADDR": self.address,
+            "MASTER_PORT": str(self.port or free_port()),
+        }
+
+
+def free_port() -> int:
+    """A port that nothing listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def run(
@@ -101,7 +121,7 @@ def run(
         inbox = Inbox(Path(name))
         child = subprocess.Popen(
             place.command(config),
-            env={**environment, ENV_FOLDER: name, ENV_PARENT: str(os.getpid())},
+            env={**environment, **place.environment(), ENV_FOLDER: name, ENV_PARENT: str(os.getpid())},
             start_new_session=True,
         )
         try:
@@ -150,6 +170,6 @@ def _judge(code: int, failure: Failure | None, *, interrupted: bool) -> None:
         raise StageError(Exit.INTERRUPTED, "interrupted before training began; nothing is lost")
     raise StageError(
         Exit.INTERNAL,
-        f"a training process was killed before it could say why (torchrun exited {code}); if its log ends in the"
-        " middle, the machine may be short of memory: raise stages.train.resources",
+        f"a training process was killed before it could say why (exit code {code}); if its log ends in the middle, the"
+        " machine may be short of memory: raise stages.train.resources",
     )

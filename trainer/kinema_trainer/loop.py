@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from kinema_api.exits import Exit, StageError
-from kinema_api.settings import TrainSettings
 from torch import nn
 
+from kinema_api.exits import Exit, StageError
+from kinema_api.settings import TrainSettings
 from kinema_trainer import objective as flow
 from kinema_trainer.checkpoints import Position
 from kinema_trainer.data import Loader, Split

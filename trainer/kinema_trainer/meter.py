@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kinema_api.settings import TrainSettings
-
 from kinema_trainer.device import Device
 from kinema_trainer.loop import Result
 from kinema_trainer.reports import Reporter, Step

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rectified flow: x_t = (1 - sigma) x_0 + sigma noise, target noise - x_0, one sigma a sample.
 
-The presets follow NVIDIA-NeMo/DFM, dfm/src/automodel/flow_matching, which draws one sigma a batch; we draw one a sample.
+The presets follow NVIDIA-NeMo/DFM, dfm/src/automodel/flow_matching, which draws one sigma a batch; here it is
+one a sample.
 
 All randomness of a sample is a function of the run's seed and the sample's position in the run, so that a draw depends
 neither on the number of processes nor on restarts, and no random state has to be saved.
@@ -14,8 +15,9 @@ import struct
 from dataclasses import dataclass
 
 import torch
-from kinema_api.settings import Objective, TimestepSampling
 from torch import Tensor
+
+from kinema_api.settings import Objective, TimestepSampling
 
 TIMESTEPS = 1000
 """The transformer's sinusoid is fed 1000 sigma, in float32: bfloat16 would round it to multiples of 4 near the top."""
@@ -53,7 +55,7 @@ def draw(objective: Objective, *, shape: torch.Size, stream: torch.Generator) ->
 
 
 def shifted(u: Tensor, *, shift: float) -> Tensor:
-    """sigma = shift u / (1 + (shift - 1) u), clamped to [0, 1]."""
+    """Sigma = shift u / (1 + (shift - 1) u), clamped to [0, 1]."""
     return (shift * u / (1 + (shift - 1) * u)).clamp(0, 1)
 
 

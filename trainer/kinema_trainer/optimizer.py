@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from kinema_api.settings import Optimizer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from kinema_api.settings import Optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """The names that torch's AdamW gives its state; checkpoints use them too."""

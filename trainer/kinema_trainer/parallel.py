@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from kinema_api.settings import Precision
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from kinema_api.settings import Precision
 from kinema_trainer.device import Device
 from kinema_trainer.models import Adapter
 

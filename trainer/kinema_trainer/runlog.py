@@ -8,9 +8,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from torch.utils.tensorboard import SummaryWriter
+
 from kinema_stage.artifact import timestamp
 from kinema_stage.workspace import Workspace
-from torch.utils.tensorboard import SummaryWriter
 
 METRICS, EVENTS, TENSORBOARD = "metrics.jsonl", "events.jsonl", "tensorboard"
 

@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+
 from kinema_api.exits import StageError
 from kinema_stage.artifact import Manifest, publish, sizes
 from kinema_stage.workspace import Workspace
-
 from kinema_trainer.checkpoints import Position, complete, folder_of
 
 State = Mapping[str, Any]
@@ -24,7 +25,9 @@ State = Mapping[str, Any]
 def plain_errors() -> Iterator[None]:
     """Raise what went wrong in place of DCP's collection of it, which is no Exception and hides the cause."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            yield
     except dcp.CheckpointException as error:
         causes = [wrapped[0] for wrapped in error.failures.values()]
         known = [cause for cause in causes if isinstance(cause, StageError | OSError)]

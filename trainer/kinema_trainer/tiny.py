@@ -20,11 +20,12 @@ import av
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-from kinema_api.catalogue import Entry, entry
-from kinema_api.settings import Stages, Video
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from kinema_api.catalogue import Entry, entry
+from kinema_api.settings import Stages, Video
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi"})
 CALIBRATION_CLIPS = 12
@@ -144,7 +145,8 @@ def calibrate(vae: AutoencoderKLWan, samples: Iterator[Tensor]) -> AutoencoderKL
     latents = torch.cat([vae.encode(clip[None]).latent_dist.mode()[0].flatten(1).double() for clip in samples], dim=1)
     mean, std = latents.mean(dim=1), latents.std(dim=1).clamp_min(1e-6)
     vae.register_to_config(
-        latents_mean=[round(value, 6) for value in mean.tolist()], latents_std=[round(value, 6) for value in std.tolist()]
+        latents_mean=[round(value, 6) for value in mean.tolist()],
+        latents_std=[round(value, 6) for value in std.tolist()],
     )
     return vae
 
@@ -192,9 +194,7 @@ def _cut(file: Path, video: Video, *, limit: int) -> Iterator[Tensor]:
                 if len(frames) >= limit * video.frames:
                     break
                 if index % stride == 0:
-                    frames.append(
-                        frame.reformat(width=video.width, height=video.height, format="rgb24").to_ndarray()
-                    )
+                    frames.append(frame.reformat(width=video.width, height=video.height, format="rgb24").to_ndarray())
     except (av.FFmpegError, IndexError):
         print(f"{file}: not a video, left out of the calibration", file=sys.stderr)
     for start in range(0, len(frames) - video.frames + 1, video.frames):

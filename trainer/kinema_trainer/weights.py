@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from kinema_api.exits import Exit, StageError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
+from kinema_api.exits import Exit, StageError
 from kinema_trainer.saver import plain_errors
 
 CONFIG = "config.json"
@@ -34,11 +34,11 @@ class Source:
         self._folder = folder
         self._files = _files(folder)
         self.shapes: dict[str, Tensor] = {}
-        """An empty tensor on the meta device for each name: shape and number format."""
+        """Shape and number format of each tensor, as a stand-in that takes no memory (DCP would fill meta tensors)."""
         for name, file in self._files.items():
             with self._open(file) as reader:
                 part = reader.get_slice(name)
-                self.shapes[name] = torch.empty(part.get_shape(), dtype=reader_dtype(part), device="meta")
+                self.shapes[name] = torch.zeros((), dtype=reader_dtype(part)).expand(part.get_shape())
 
     @property
     def config(self) -> dict[str, Any]:
@@ -74,7 +74,9 @@ def reader_dtype(part: Any) -> torch.dtype:
     """The number format of a safetensors slice."""
     name = str(part.get_dtype())
     if name not in _DTYPES:
-        raise StageError(Exit.WEIGHTS, f"weights of the number format {name} cannot be trained; it takes {list(_DTYPES)}")
+        raise StageError(
+            Exit.WEIGHTS, f"weights of the number format {name} cannot be trained; it takes {list(_DTYPES)}"
+        )
     return _DTYPES[name]
 
 
@@ -83,7 +85,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StageError(Exit.WEIGHTS, f"{folder / CONFIG} is missing or no JSON: download the weights again") from error
+        raise StageError(
+            Exit.WEIGHTS, f"{folder / CONFIG} is missing or no JSON: download the weights again"
+        ) from error
     return config
 
 

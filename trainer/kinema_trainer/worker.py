@@ -9,11 +9,14 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
+
 from kinema_api.exits import Exit, StageError
 from kinema_api.keys import digest
 from kinema_api.names import Stage, artifact_folder
@@ -21,8 +24,6 @@ from kinema_api.stage import TrainConfig, artifact_of, load_config
 from kinema_stage import logs, signals, termination
 from kinema_stage.artifact import Manifest, published
 from kinema_stage.workspace import Workspace
-from torch import nn
-
 from kinema_trainer import checkpoints, device, optimizer, parallel, saver
 from kinema_trainer.checkpoints import Position
 from kinema_trainer.data import Loader, Split
@@ -49,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     config = load_config(parser.parse_args(arguments).config.read_bytes())
     assert isinstance(config, TrainConfig)
     logs.set_up(config.stage)
+    # diffusers returns a view from the root module; nothing changes it in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     interrupted = threading.Event()
     signals.listen(interrupted)
     reporter = Reporter.from_environment(rank=int(os.environ["RANK"]))
@@ -79,7 +82,11 @@ def classify(error: BaseException, *, workspace: Path) -> tuple[Exit, str]:
     """Exit code and sentence for whatever ended a process."""
     end = termination.failure(error, workspace=workspace)
     text = str(error)
-    if end.code == Exit.INTERNAL and isinstance(error, RuntimeError) and any(word in text.lower() for word in _PEER_GONE):
+    if (
+        end.code == Exit.INTERNAL
+        and isinstance(error, RuntimeError)
+        and any(word in text.lower() for word in _PEER_GONE)
+    ):
         return Exit.COMMUNICATION, f"another training process went away: {text.splitlines()[0][:300]}"
     return Exit(end.code), end.message
 

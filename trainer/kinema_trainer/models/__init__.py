@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+from torch import Tensor, nn
+
 from kinema_api.catalogue import Entry
 from kinema_api.exits import Exit, StageError
-from torch import Tensor, nn
 
 
 class Adapter(Protocol):

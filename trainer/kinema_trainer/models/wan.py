@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
-from kinema_api.catalogue import Entry
 from torch import Tensor, nn
 
+from kinema_api.catalogue import Entry
 from kinema_trainer.objective import TIMESTEPS
 
 
@@ -51,7 +51,7 @@ class WanAdapter:
         return [model.get_submodule("condition_embedder.time_embedder")]
 
     def recompute(self, model: nn.Module) -> None:
-        """diffusers' own gradient checkpointing, block by block."""
+        """Diffusers' own gradient checkpointing, block by block."""
         assert isinstance(model, WanTransformer3DModel)
         model.enable_gradient_checkpointing()
 

@@ -7,6 +7,7 @@ import json
 import logging
 
 import torch
+
 from kinema_api.exits import Termination
 from kinema_api.names import Stage
 from kinema_api.stage import ConvertConfig
@@ -14,7 +15,6 @@ from kinema_stage.artifact import Manifest, publish, published, sizes, success
 from kinema_stage.claim import wait_or_claim
 from kinema_stage.context import Context
 from kinema_stage.workspace import local_path
-
 from kinema_trainer.models import adapter
 from kinema_trainer.weights import CONFIG, Source, check_names, verify_checkpoint, write_checkpoint
 

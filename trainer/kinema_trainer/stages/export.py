@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.names import Stage
 from kinema_api.stage import ExportConfig
 from kinema_stage.artifact import Manifest, publish, published, sizes, success
 from kinema_stage.context import Context
 from kinema_stage.workspace import local_path
-from torch import Tensor, nn
-
 from kinema_trainer.checkpoints import Found, require
 from kinema_trainer.models import Adapter, adapter
 from kinema_trainer.weights import read_config, read_into
@@ -123,5 +123,6 @@ def verify(family: Adapter, folder: Path, wanted: Tensor, config: ExportConfig) 
     difference = float((probe(family, family.load(folder), config) - wanted).abs().max())
     if not difference <= 1e-6:
         raise StageError(
-            Exit.STORAGE, f"the exported transformer differs from the checkpoint by {difference:g}: the workspace is faulty"
+            Exit.STORAGE,
+            f"the exported transformer differs from the checkpoint by {difference:g}: the workspace is faulty",
         )

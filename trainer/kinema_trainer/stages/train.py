@@ -10,7 +10,6 @@ from pathlib import Path
 from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.stage import TrainConfig
 from kinema_stage.context import Context
-
 from kinema_trainer import launch
 from kinema_trainer.checkpoints import newest
 from kinema_trainer.reports import Step
