@@ -78,7 +78,8 @@ def test_progress_of_a_stage_that_is_over_is_not_shown() -> None:
 
 def test_the_screen_tells_stages_progress_and_loss() -> None:
     screen = Screen(now=NOW)
-    for news in (read(RUNNING), *(Step(step=n, total=100, loss=2.0 - n / 100) for n in range(1, 51))):
+    told: list[News] = [read(RUNNING), *(Step(step=n, total=100, loss=2.0 - n / 100) for n in range(1, 51))]
+    for news in told:
         screen.take(news)
     shown = rendered(screen)
     assert "vtj/wan Running, 1 restarts" in shown
