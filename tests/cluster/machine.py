@@ -55,7 +55,7 @@ def rules(saved: str) -> set[str]:
 
 def files() -> set[str]:
     """All paths in the folders where a cluster could leave something."""
-    found = set()
+    found: set[str] = set()
     for root in FOLDERS:
         for folder, folders, names in os.walk(root):
             folders[:] = [name for name in folders if os.path.join(folder, name) not in OTHERS]

@@ -103,20 +103,19 @@ def control_plane(
 def start(
     name: str, *, nodes: int | Sequence[FakeNode] = 2, training_operator: bool = True, progress: Progress = print
 ) -> ControlPlane:
-    """Start the control plane `name`; one that runs already and is complete is returned as it is."""
+    """Start the control plane `name`, or bring back what died of it; one that runs is returned as it is."""
     layout = layout_of(name)
     packages.ensure(packages.CONTROL_PLANE, progress=progress)
     build.ensure(*TOOLS, progress=progress)
     with locked(layout.root):
         record = load(layout.record)
-        complete = record is not None and record.ready and len(record.living()) == len(record.processes)
-        if record is None or not complete:
+        if record is None or not record.living():
             clear(layout)
             record = Record(path=layout.record, kind="control-plane", boot=boot_id(), details={"ports": free_ports(7)})
             record.save()
         plane = _plane(layout, record)
         supervisor = Supervisor(plane=plane, record=record)
-        if not complete:
+        if not (record.ready and len(record.living()) == len(record.processes)):
             fakes = [FakeNode(f"node-{number}") for number in range(nodes)] if isinstance(nodes, int) else nodes
             _bring_up(supervisor, nodes=list(fakes), training_operator=training_operator)
         return ControlPlane(name=name, layout=layout, server=plane.server, api=supervisor.api())
@@ -197,7 +196,8 @@ def _bring_up(supervisor: Supervisor, *, nodes: list[FakeNode], training_operato
     if training_operator:
         webhook_process.start(supervisor, webhook_port=api_ports[5], probe_port=api_ports[6])
     for node in nodes:
-        api.request("POST", "/api/v1/nodes", node.manifest())
+        if api.get(f"/api/v1/nodes/{node.name}") is None:
+            api.request("POST", "/api/v1/nodes", node.manifest())
 
     def settled() -> bool:
         ready = [condition(api.get(f"/api/v1/nodes/{node.name}"), "Ready") for node in nodes]

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +21,12 @@ from kinema_cluster.paths import cache
 
 REF_NAME = "org.opencontainers.image.ref.name"
 NAMESPACE = "k8s.io"
+PARENTS = {
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,11 @@ class Archive:
     index: Mapping[str, Any]
     blobs: Mapping[str, Blob]
 
+    def blob(self, digest: str) -> Blob:
+        if digest not in self.blobs:
+            raise ClusterError(f"the archive is incomplete: {digest} is missing")
+        return self.blobs[digest]
+
 
 def normalized(name: str) -> str:
     """The name as the kubelet writes it: `a/b` is docker.io/a/b:latest."""
@@ -49,17 +60,40 @@ def normalized(name: str) -> str:
     return name if ":" in last or "@" in last else f"{name}:latest"
 
 
-def named_index(index: Mapping[str, Any], name: str | None) -> dict[str, Any]:
-    """The index with each image's full name where containerd reads it; `name` wins if there is just one image."""
-    manifests = []
+def named_images(index: Mapping[str, Any], name: str | None) -> dict[str, dict[str, Any]]:
+    """The images of an index by their full names, which are also written where containerd reads them.
+
+    `name` is what to call the image, where there is just one.
+    """
+    found = {}
     for entry in index["manifests"]:
         annotations = dict(entry.get("annotations") or {})
-        own = name if name and len(index["manifests"]) == 1 else None
-        found = own or annotations.get(IMAGE_NAME) or annotations.get(REF_NAME)
-        if not found:
-            raise ClusterError("the archive does not say what its image is called: give the name with --name")
-        manifests.append({**entry, "annotations": annotations | {IMAGE_NAME: normalized(found)}})
-    return {**index, "manifests": manifests}
+        own = name if len(index["manifests"]) == 1 else None
+        called = own or annotations.get(IMAGE_NAME) or annotations.get(REF_NAME)
+        if called:
+            full = normalized(called)
+            found[full] = {**entry, "annotations": annotations | {IMAGE_NAME: full}}
+    if not found:
+        raise ClusterError("the archive does not say what its image is called: give the name with --name")
+    return found
+
+
+def reachable(archive: Archive, entries: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The digests of all that these images consist of; a folder may hold layers of other images as well."""
+    found: set[str] = set()
+    waiting = list(entries)
+    while waiting:
+        entry = waiting.pop()
+        digest = entry["digest"]
+        if digest in found:
+            continue
+        found.add(digest)
+        if entry["mediaType"] in PARENTS:
+            with archive.blob(digest).open() as file:
+                content = json.load(file)
+            waiting += content.get("manifests", [])
+            waiting += [content["config"], *content["layers"]] if "layers" in content else []
+    return found
 
 
 @contextlib.contextmanager
@@ -105,13 +139,14 @@ def loaded(socket: Path) -> dict[str, str]:
 
 
 def _import(archive: Archive, *, socket: Path, name: str | None) -> list[str]:
-    index = named_index(archive.index, name)
-    wanted = {entry["annotations"][IMAGE_NAME]: entry["digest"] for entry in index["manifests"]}
+    wanted = named_images(archive.index, name)
     have = loaded(socket)
-    if all(have.get(image) == digest for image, digest in wanted.items()):
+    new = [entry for image, entry in wanted.items() if have.get(image) != entry["digest"]]
+    if not new:
         return list(wanted)
     present = set(ctr(socket, "content", "list", "--quiet").split())
-    missing = [blob for digest, blob in sorted(archive.blobs.items()) if digest not in present]
+    missing = [archive.blob(digest) for digest in sorted(reachable(archive, new) - present)]
+    index = {"schemaVersion": 2, "manifests": new}
     command = ["ctr", "--address", str(socket), "--namespace", NAMESPACE, "images", "import", "-"]
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
