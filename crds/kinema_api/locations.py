@@ -48,6 +48,12 @@ def in_container(uri: str) -> str:
     return f"file://{mount_path(claim.name)}/{claim.path}".rstrip("/")
 
 
+def for_user(text: str) -> str:
+    """Text of a stage with its container's addresses turned back into those of the job."""
+    prefix = f"{VOLUMES_DIR}/"
+    return text.replace(f"file://{prefix}", "pvc://").replace(prefix, "pvc://")
+
+
 def join(uri: str, *parts: str) -> str:
     """`uri` with path segments appended."""
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts if part)])

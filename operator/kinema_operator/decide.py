@@ -24,7 +24,7 @@ from kinema_api.job import (
     StageStatus,
 )
 from kinema_api.keys import Keys
-from kinema_api.locations import join
+from kinema_api.locations import for_user, join
 from kinema_api.names import Stage, artifact_folder, child_name, run_folder
 from kinema_api.plan import SHARED_STAGES, PlanError, freeze, pipeline, stage_settings
 from kinema_api.settings import Stages
@@ -198,7 +198,7 @@ class _Walk:
                 "finished_at": timestamp(self.now),
                 "exit_code": 0,
                 "reason": result.reason if result else "",
-                "message": shorten(result.message) if result else "",
+                "message": shorten(for_user(result.message)) if result else "",
             }
         )
         self._set_attempt(
@@ -207,7 +207,7 @@ class _Walk:
             state=StageState.SKIPPED if skipped else StageState.SUCCEEDED,
             reason=ARTIFACT_EXISTS if skipped else "Completed",
             message=ended.message,
-            artifact=result.artifact if result else None,
+            artifact=for_user(result.artifact) if result and result.artifact else None,
             counts=result.counts if result else {},
         )
         verb = "StageSkipped" if skipped else "StageSucceeded"
@@ -234,18 +234,19 @@ class _Walk:
             self._tell("StageSkipped", f"{stage}: {message}")
 
     def _fail(self, stage: Stage, attempt: Attempt, failure: Failure) -> None:
+        said = for_user(failure.message)
         ended = attempt.model_copy(
             update={
                 "state": AttemptState.FAILED,
                 "finished_at": timestamp(self.now),
                 "exit_code": failure.exit_code,
                 "reason": failure.reason,
-                "message": shorten(failure.message),
+                "message": shorten(said),
             }
         )
         spent = len(self.stages[stage].attempts) > self._retries(stage)
         final = spent or not failure.retryable
-        why = f"attempt {attempt.number} failed ({failure.reason}): {failure.message}"
+        why = f"attempt {attempt.number} failed ({failure.reason}): {said}"
         if failure.retryable and spent:
             why += f"; that was the last of {len(self.stages[stage].attempts)} attempts"
         self._set_attempt(

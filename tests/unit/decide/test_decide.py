@@ -145,6 +145,17 @@ def test_the_member_that_failed_first_of_itself_gives_the_reason() -> None:
     assert status.stages[4].reason == "LossNotFinite"
 
 
+def test_addresses_of_the_container_are_told_as_those_of_the_job() -> None:
+    story = Story()
+    story.reach(Stage.PREPARE)
+    folder = "file:///kinema/volumes/ws/kinema/artifacts/prepare/p1"
+    status = story.succeed("wan-prepare-1", artifact=folder, message=f"4 clips in {folder}")
+    assert status.stages[1].artifact == "pvc://ws/kinema/artifacts/prepare/p1"
+    assert status.stages[1].message == "4 clips in pvc://ws/kinema/artifacts/prepare/p1"
+    status = story.fail("wan-features-1", message="/kinema/volumes/ws/kinema is full: free some space")
+    assert "pvc://ws/kinema is full" in status.message
+
+
 def test_a_killed_container_is_retried_and_named() -> None:
     story = Story()
     story.reach(Stage.TRAIN)
