@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 import numpy as np
+
 from kinema_api.catalogue import Entry, entry
 from kinema_api.job import Dataset, Task
 from kinema_api.settings import FeaturesSettings, PrepareSettings

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from kinema_api.exits import Exit, StageError
 from kinema_api.names import Stage
 from kinema_stage import artifact

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from kinema_api.exits import Exit, StageError
 from kinema_stage.claim import Claim, Observer, try_claim, wait_or_claim
 from kinema_stage.workspace import Workspace

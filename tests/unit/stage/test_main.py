@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.names import Stage
 from kinema_stage import artifact, main, termination

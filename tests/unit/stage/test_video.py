@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+
 from kinema_stage.video import VideoError, decode, probe
 
 from tests.unit.stage.support import make_video, numbers
@@ -156,7 +157,7 @@ def test_damage_in_the_middle_is_found(tmp_path: Path) -> None:
     for at in range(start, len(data) - 8, 7):
         data[at] ^= 0xA5
     path.write_bytes(data)
-    with pytest.raises(VideoError, match="cannot be decoded|damaged"):
+    with pytest.raises(VideoError, match=r"cannot be decoded|damaged"):
         probe(path)
 
 
