@@ -58,7 +58,9 @@ def join(device: Device) -> Team:
     """Enter the process group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT)."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group(device.backend, rank=rank, world_size=world, timeout=TIMEOUT)
-    return Team(rank=rank, world=world, background=dist.new_group(backend="gloo"))
+    background = dist.new_group(backend="gloo")
+    assert isinstance(background, dist.ProcessGroup)
+    return Team(rank=rank, world=world, background=background)
 
 
 def shard(

@@ -10,7 +10,9 @@ from concurrent.futures import Future
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from kinema_api.exits import StageError
 from kinema_stage.artifact import Manifest, publish, sizes
@@ -28,7 +30,7 @@ def plain_errors() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             yield
-    except dcp.CheckpointException as error:
+    except CheckpointException as error:
         causes = [wrapped[0] for wrapped in error.failures.values()]
         known = [cause for cause in causes if isinstance(cause, StageError | OSError)]
         raise (known or causes)[0] from None
@@ -37,7 +39,7 @@ def plain_errors() -> Iterator[None]:
 def load(workspace: Workspace, folder: str, state: State, *, group: dist.ProcessGroup | None = None) -> None:
     """Fill `state` from a checkpoint; the number of processes may differ from the one that wrote it."""
     with plain_errors():
-        dcp.load(dict(state), checkpoint_id=workspace.local(folder), process_group=group)
+        load_tensors(dict(state), checkpoint_id=workspace.local(folder), process_group=group)
 
 
 class Saver:
@@ -81,7 +83,7 @@ class Saver:
         self.finish()
         folder = self._workspace.local(folder_of(self._root, position.step))
         folder.mkdir(parents=True, exist_ok=True)
-        future = dcp.async_save(dict(state), checkpoint_id=folder, process_group=self._group)
+        future = async_save(dict(state), checkpoint_id=folder, process_group=self._group)
         assert isinstance(future, Future)
         self._pending = (position, future)
         if wait:

@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -40,7 +41,7 @@ quickly camera close view wide cartoon animated video clip scene morning evening
 """
 
 
-def make(out: Path, *, model: str = "wan2.1-tiny", videos: Path | None = None, seed: int = 0) -> WanPipeline:
+def make(out: Path, *, model: str = "wan2.1-tiny", videos: Path | None = None, seed: int = 0) -> Any:
     """Write the pipeline folder.
 
     Args:
@@ -52,7 +53,7 @@ def make(out: Path, *, model: str = "wan2.1-tiny", videos: Path | None = None, s
     spec = entry(model)
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(captions(videos))
-    pipeline = WanPipeline(
+    pipeline: Any = WanPipeline(
         tokenizer=tokenizer,
         text_encoder=make_text_encoder(spec, vocabulary=len(tokenizer)),
         vae=calibrate(make_vae(spec), clips(videos, geometry(spec))),
@@ -74,10 +75,10 @@ def geometry(spec: Entry) -> Video:
     return Stages.model_validate(spec.defaults).prepare.video
 
 
-def make_transformer(spec: Entry) -> WanTransformer3DModel:
+def make_transformer(spec: Entry) -> Any:
     """The transformer with Wan's own initialisation: small embeddings, and a head that predicts zero."""
     dims = spec.transformer
-    model = WanTransformer3DModel(
+    model: Any = WanTransformer3DModel(
         patch_size=dims.patch,
         num_attention_heads=dims.heads,
         attention_head_dim=dims.hidden // dims.heads,
@@ -121,9 +122,9 @@ def make_text_encoder(spec: Entry, *, vocabulary: int) -> UMT5EncoderModel:
     return UMT5EncoderModel(config).eval()
 
 
-def make_vae(spec: Entry) -> AutoencoderKLWan:
+def make_vae(spec: Entry) -> Any:
     """A random VAE of Wan's stride and channels."""
-    return AutoencoderKLWan(
+    vae: Any = AutoencoderKLWan(
         base_dim=8,
         z_dim=spec.vae.channels,
         dim_mult=[1, 2, 2, 2],
@@ -131,11 +132,12 @@ def make_vae(spec: Entry) -> AutoencoderKLWan:
         temperal_downsample=[False, True, True],
         latents_mean=[0.0] * spec.vae.channels,
         latents_std=[1.0] * spec.vae.channels,
-    ).eval()
+    )
+    return vae.eval()
 
 
 @torch.no_grad()
-def calibrate(vae: AutoencoderKLWan, samples: Iterator[Tensor]) -> AutoencoderKLWan:
+def calibrate(vae: Any, samples: Iterator[Tensor]) -> Any:
     """Write the mean and standard deviation of every latent channel into the VAE's config.
 
     Args:
@@ -211,7 +213,7 @@ def synthetic_clip(video: Video, *, seed: int) -> Tensor:
     waves = np.zeros((3, *t.shape))
     for channel in range(3):
         for _ in range(3):
-            fy, fx, ft = random.normal(0, 2.0, 2).tolist() + [random.normal(0, 0.7)]
+            fy, fx, ft = (random.normal(0, spread) for spread in (2.0, 2.0, 0.7))
             waves[channel] += random.normal(0, 0.35) * np.cos(2 * np.pi * (fy * y + fx * x + ft * t + random.random()))
     (y0, y1), (x0, x1) = random.random((2, 2))
     disc = ((y - y0 - (y1 - y0) * t) ** 2 + (x - x0 - (x1 - x0) * t) ** 2) < random.uniform(0.02, 0.06)

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from kinema_api.exits import Exit, StageError
 from kinema_trainer.saver import plain_errors
@@ -175,7 +177,7 @@ def write_checkpoint(source: Source, folder: Path) -> None:
     """Write a model folder's tensors as a sharded checkpoint; at most one tensor a thread is in memory."""
     writer = FileSystemWriter(folder, single_file_per_rank=True, thread_count=2)
     with plain_errors():
-        dcp.save(dict(source.shapes), storage_writer=writer, planner=_StreamingSave(source), no_dist=True)
+        save(dict(source.shapes), storage_writer=writer, planner=_StreamingSave(source), no_dist=True)
 
 
 def verify_checkpoint(source: Source, folder: Path) -> int:
@@ -186,7 +188,7 @@ def verify_checkpoint(source: Source, folder: Path) -> int:
     """
     planner = _StreamingCheck(source)
     with plain_errors():
-        dcp.load(dict(source.shapes), storage_reader=FileSystemReader(folder), planner=planner, no_dist=True)
+        load(dict(source.shapes), storage_reader=FileSystemReader(folder), planner=planner, no_dist=True)
     missing = source.shapes.keys() - planner.checked
     if missing:
         raise StageError(Exit.STORAGE, f"the checkpoint lacks {len(missing)} tensors, one is {min(missing)}")
@@ -214,4 +216,4 @@ def read_into(model: nn.Module, folder: Path, *, under: str = "") -> None:
     """
     tensors: Mapping[str, Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
     with plain_errors():
-        dcp.load({under: dict(tensors)} if under else dict(tensors), checkpoint_id=folder, no_dist=True)
+        load({under: dict(tensors)} if under else dict(tensors), checkpoint_id=folder, no_dist=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export: a pipeline folder that diffusers loads, from the newest checkpoint and the pretrained pipeline's other parts."""
+"""Export: a pipeline folder that diffusers loads: the newest checkpoint, and the pretrained pipeline's other parts."""
 
 from __future__ import annotations
 
