@@ -41,7 +41,7 @@ class Endless:
     def __iter__(self) -> Iterator[float]:
         seconds = 0.5
         while True:
-            yield seconds * (0.5 + random.random())
+            yield seconds * (0.5 + random.random() / 2)
             seconds = min(30.0, seconds * 2)
 
 

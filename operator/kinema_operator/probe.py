@@ -55,9 +55,17 @@ REGISTRY = web.AppKey("registry", CollectorRegistry)
 
 @asynccontextmanager
 async def serve(
-    *, health: Health, registry: CollectorRegistry, probe_port: int, metrics_port: int
+    *, health: Health, registry: CollectorRegistry, probe_port: int, metrics_port: int, host: str | None = None
 ) -> AsyncIterator[tuple[int, int]]:
-    """Answer /healthz and /readyz on one port and /metrics on the other; yields the ports that were taken."""
+    """Answer /healthz and /readyz on one port and /metrics on the other; yields the ports that were taken.
+
+    Args:
+        health: whom to ask.
+        registry: what to show.
+        probe_port: of the probes; 0 takes a free one.
+        metrics_port: of the metrics; 0 takes a free one.
+        host: the address to listen on; every one when left out.
+    """
     probes = web.Application()
     probes[HEALTH] = health
     probes.add_routes([web.get("/healthz", _healthz), web.get("/readyz", _readyz)])
@@ -69,7 +77,7 @@ async def serve(
         ports = []
         for runner, port in zip(runners, (probe_port, metrics_port), strict=True):
             await runner.setup()
-            await web.TCPSite(runner, port=port).start()
+            await web.TCPSite(runner, host, port).start()
             ports.append(int(runner.addresses[0][1]))
         yield ports[0], ports[1]
     finally:
