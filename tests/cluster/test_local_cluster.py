@@ -24,6 +24,7 @@ from kinema_cluster.oci import write_scratch_image
 from kinema_cluster.paths import MARKER, Layout
 from kinema_cluster.record import Record, load
 from kinema_cluster.supervisor import Supervisor
+
 from tests.cluster.machine import processes, snapshot
 
 pytestmark = [
