@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,7 @@ R = TypeVar("R")
 _CGROUP = Path("/sys/fs/cgroup/cpu.max")
 _THREADS = 32
 _WINDOW = 4096
+_PR_SET_PDEATHSIG = 1
 
 
 def cpus(cgroup: Path = _CGROUP) -> int:
@@ -101,12 +103,12 @@ def _drain(
     suspects += running.values()
 
 
-# Ctrl-C reaches the whole process group; the parent decides what follows.
-_IGNORE = (signal.SIGINT, signal.SIG_IGN)
-
-
 def _pool(workers: int) -> ProcessPoolExecutor:
     # spawn: a fork of a process with threads may hold a lock for ever.
-    return ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=signal.signal, initargs=_IGNORE
-    )
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent)
+
+
+def _follow_parent() -> None:
+    """Die with the parent, even when it is killed, and leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

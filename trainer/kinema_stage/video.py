@@ -29,6 +29,9 @@ _TIE = 1e-6
 _UNTAGGED = 2
 """AVCOL_SPC_UNSPECIFIED."""
 _SD_LINES = 576
+_QUALITY = 1 << 9 | 1 << 13 | 1 << 18 | 1 << 19
+"""libswscale's LANCZOS, FULL_CHR_H_INT, ACCURATE_RND and BITEXACT (swscale.h; av names them all from 18 on). Without
+the second and third, pixels come out up to two levels too dark."""
 _VOLUME = frozenset({errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT})
 """Failures of the volume, not of the video: the stage has to be run again."""
 
@@ -241,16 +244,12 @@ class _Scaler:
     """Turns a frame into RGB of the wanted size, the same on every processor."""
 
     def __init__(self, source: _Source, *, height: int, width: int) -> None:
-        from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+        from av.video.reformatter import Colorspace, VideoReformatter
 
         self._aspect = source.pixel_aspect
         self._height = height
         self._width = width
         self._reformatter = VideoReformatter()
-        # Without accurate rounding and full chroma every pixel comes out up to two levels too dark.
-        self._quality = (
-            Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
-        )
         self._hd_colors = Colorspace.ITU709
 
     def __call__(self, frame: Any) -> npt.NDArray[np.uint8]:
@@ -268,7 +267,7 @@ class _Scaler:
             format="rgb24",
             # Players take untagged HD for BT.709, the scaler would take BT.601.
             src_colorspace=self._hd_colors if frame.colorspace == _UNTAGGED and frame.height > _SD_LINES else None,
-            interpolation=self._quality,
+            interpolation=_QUALITY,
         )
         top, left = (full_height - height) // 2, (full_width - width) // 2
         cropped = scaled.to_ndarray()[top : top + height, left : left + width]

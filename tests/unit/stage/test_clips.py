@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def test_clips_fit_and_do_not_overlap(samples: int, frames: int, most: int) -> N
     found = starts(samples=samples, frames=frames, most=most)
     fit = samples // frames
     assert len(found) == (min(fit, most) if most else fit)
-    assert all(later - earlier >= frames for earlier, later in zip(found, found[1:], strict=False))
+    assert all(later - earlier >= frames for earlier, later in pairwise(found))
     assert all(first >= 0 and first + frames <= samples for first in found)
     assert set(found) <= set(starts(samples=samples, frames=frames, most=0)), "a cap finds the same places"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.names import Stage
-from kinema_stage import artifact, main, termination
+from kinema_stage import artifact, logs, main, signals, termination
 from kinema_stage.context import Context
 from kinema_stage.workspace import Workspace
 
@@ -42,8 +43,8 @@ def run_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: main.Run) ->
     monkeypatch.setenv("KINEMA_TERMINATION_LOG", str(log))
     monkeypatch.setenv("KINEMA_METRICS_PORT", "0")
     monkeypatch.setattr(main, "entry_points", lambda group: [Point("check", run)])
-    monkeypatch.setattr(main.logs, "set_up", lambda stage: None)
-    monkeypatch.setattr(main.signals, "listen", lambda interrupted: None)
+    monkeypatch.setattr(logs, "set_up", lambda stage: None)
+    monkeypatch.setattr(signals, "listen", lambda interrupted: None)
     with pytest.raises(SystemExit) as caught:
         main.main(["check", "--config", str(config)])
     assert isinstance(caught.value.code, int)
@@ -60,10 +61,7 @@ def test_success_leaves_what_the_stage_says(tmp_path: Path, monkeypatch: pytest.
     assert (code, left.reason, left.counts) == (0, "Succeeded", {"videos": 2})
 
 
-class DistBackendError(RuntimeError):
-    """Named like torch's."""
-
-
+# Named like torch's.
 DistError = type("DistError", (RuntimeError,), {})
 DistNetworkError = type("DistNetworkError", (DistError,), {})
 OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})
@@ -187,7 +185,7 @@ def test_the_command_as_a_container_runs_it(tmp_path: Path, monkeypatch: pytest.
     path.write_text(check_config(tmp_path).model_dump_json(by_alias=True))
     monkeypatch.setenv("KINEMA_TERMINATION_LOG", str(log))
     monkeypatch.setenv("KINEMA_METRICS_PORT", "0")
-    environment = dict(main.termination.os.environ)
+    environment = dict(os.environ)
     with command("check", "--config", str(path), environment=environment) as process:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from kinema_stage.parallel import CRASHED, cpus, processes, threads
+
+from tests.unit.stage.support import deadline
 
 
 def square_or_die(number: int) -> int:
@@ -22,6 +27,31 @@ def test_a_crash_spoils_no_other() -> None:
     results = dict(processes(square_or_die, range(8), workers=2))
     assert results.pop(3) is CRASHED
     assert results == {number: number * number for number in range(8) if number != 3}
+
+
+_PARENT = """
+import os, sys
+from tests.unit.stage.test_parallel import tell_and_wait
+from kinema_stage.parallel import processes
+if __name__ == "__main__":
+    list(processes(tell_and_wait, [sys.argv[1]], workers=1))
+"""
+
+
+def tell_and_wait(path: str) -> None:
+    Path(path).write_text(str(os.getpid()))
+    threading.Event().wait()
+
+
+def test_a_killed_parent_leaves_no_process(tmp_path: Path) -> None:
+    script, told = tmp_path / "parent.py", tmp_path / "pid"
+    script.write_text(_PARENT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, str(script), str(told)], env=environment) as parent:
+        deadline(lambda: told.exists() and told.read_text(), what="the child runs")
+        parent.kill()
+    child = Path("/proc", told.read_text())
+    deadline(lambda: not child.exists() or "\nState:\tZ" in (child / "status").read_text(), what="the child ends")
 
 
 def fail(number: int) -> int:

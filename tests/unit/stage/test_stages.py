@@ -17,6 +17,7 @@ from kinema_api.job import Dataset
 from kinema_api.names import Stage
 from kinema_api.settings import PrepareSettings
 from kinema_stage import artifact, clips
+from kinema_stage.context import Context
 from kinema_stage.quarantine import Quarantined, Reason
 from kinema_stage.stages import check, prepare
 from kinema_stage.workspace import Workspace
@@ -230,7 +231,7 @@ def test_two_jobs_at_once_do_the_work_once(tmp_path: Path, monkeypatch: pytest.M
     worked: list[str] = []
     real = prepare._prepare
 
-    def counted(context: prepare.Context) -> artifact.Manifest:
+    def counted(context: Context) -> artifact.Manifest:
         worked.append(context.holder)
         return real(context)
 
@@ -253,7 +254,7 @@ def test_a_killed_attempt_is_taken_up_where_it_was(tmp_path: Path, monkeypatch: 
     real = prepare._probe_part
     probed: list[int] = []
 
-    def part(context: prepare.Context, root: Path, videos: list[str], start: int) -> prepare.Part:
+    def part(context: Context, root: Path, videos: list[str], start: int) -> prepare.Part:
         if start == 2 and not probed.count(2):
             probed.append(start)
             raise SystemExit("killed")
