@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import yaml
 from kinema_demo.curve import draw, losses, smooth
 from kinema_demo.errors import DemoError
 from kinema_demo.install import POOLS, ROOT, values
-from kinema_demo.videos import check
+from kinema_demo.videos import check, cut
 from kinema_demo.workspace import inside
 
 from kinema_api.job import JobSpec
@@ -78,3 +80,17 @@ def test_values_name_every_image() -> None:
     assert (chosen["images"]["controlPlane"], chosen["images"]["stage"]) == ("a", "b")
     assert chosen["images"]["families"]["wan2.1"] == {"cpu": "c", "nvidia": "c", "ascend": ""}
     assert chosen["pools"]["cpu"]["accelerator"] == "cpu"
+
+
+def test_cut_writes_the_frames_of_a_scene(tmp_path: Path) -> None:
+    source, target = tmp_path / "source.mp4", tmp_path / "target.mp4"
+    with av.open(str(source), "w") as writer:
+        stream = writer.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for grey in range(0, 200, 10):
+            writer.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), grey, np.uint8), format="rgb24")))
+        writer.mux(stream.encode(None))
+    cut(source, target, first=5, last=15)
+    with av.open(str(target)) as reader:
+        means = [float(frame.to_ndarray(format="rgb24").mean()) for frame in reader.decode(video=0)]
+    assert means == pytest.approx([grey * 10 for grey in range(5, 15)], abs=4)
