@@ -13,7 +13,7 @@ from kinema_cluster.errors import ClusterError
 from kinema_images import build, paths
 from kinema_images.errors import ImageError
 
-NEEDED = {"buildah": "buildah", "mmdebstrap": "mmdebstrap"}
+NEEDED = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "skopeo": "skopeo"}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kinema_images import base, layout, paths, recipe
-from kinema_images.buildah import Buildah
+from kinema_images.buildah import Buildah, skopeo
 from kinema_images.errors import ImageError
 from kinema_images.recipe import Recipe
 
@@ -72,7 +72,7 @@ def build(order: Order, *, say: Callable[[str], None] = print) -> dict[str, Buil
         _forget(buildah, everything.values(), say)
         if order.push:
             for image in built.values():
-                _push(image, order, buildah, say)
+                _push(image, order, say)
         return everything
 
 
@@ -99,8 +99,7 @@ def _one(item: Recipe, order: Order, buildah: Buildah, say: Callable[[str], None
         key = recipe.key(frozen, repository=context, base=base_image)
         reference = f"{PREFIX}/{item.name}:{key}"
         digest = layout.digests(paths.layout()).get(reference)
-        in_storage = not order.push or buildah.has(reference)
-        if digest and in_storage and not order.fresh:
+        if digest and not order.fresh:
             say(f"{reference} is up to date")
             return Built(name=item.name, reference=reference, digest=digest)
         return _build(frozen, reference, order, buildah, say, context=context)
@@ -116,9 +115,7 @@ def _build(
     arguments = {"BASE_IMAGE": base_image}
     buildah.build(item.dockerfile, context=context, tag=reference, log=log, arguments=arguments, fresh=order.fresh)
     say(f"  {time.monotonic() - began:5.0f} s  handing it over")
-    paths.layout().mkdir(parents=True, exist_ok=True)
-    # Uncompressed: packing 6 GB of libraries takes longer than everything else, and they stay on this machine.
-    buildah.push(reference, f"oci:{paths.layout()}:{reference}", "--disable-compression")
+    buildah.export(reference, paths.layout())
     say(f"  {time.monotonic() - began:5.0f} s  done")
     return Built(name=item.name, reference=reference, digest=layout.digests(paths.layout())[reference])
 
@@ -142,13 +139,13 @@ def _forget(buildah: Buildah, images: Iterable[Built], say: Callable[[str], None
         say(f"{freed / 1e6:.0f} MB of replaced layers removed")
 
 
-def _push(image: Built, order: Order, buildah: Buildah, say: Callable[[str], None]) -> None:
+def _push(image: Built, order: Order, say: Callable[[str], None]) -> None:
     key = image.reference.rpartition(":")[2]
-    options = ["--tls-verify=false"] if order.insecure else []
+    options = ["--dest-tls-verify=false"] if order.insecure else []
     for tag in (version(paths.REPOSITORY), key):
         target = f"{order.push}/{image.name}:{tag}"
         say(f"pushing {target}")
-        buildah.push(image.reference, f"docker://{target}", *options)
+        skopeo(*options, f"oci:{paths.layout()}:{image.reference}", f"docker://{target}")
 
 
 @contextmanager
