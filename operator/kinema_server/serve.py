@@ -12,6 +12,7 @@ from contextlib import suppress
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 from prometheus_client import start_http_server
 
 from kinema_kube import connect
@@ -22,15 +23,15 @@ from kinema_server.settings import ServerSettings
 logger = logging.getLogger(__name__)
 
 
-def make_server(settings: ServerSettings, certificate: Certificate) -> uvicorn.Server:
-    """The HTTPS server, not yet started."""
+def make_server(settings: ServerSettings, *, app: FastAPI, certificate: Certificate) -> uvicorn.Server:
+    """The HTTPS server of an application, not yet started."""
 
     def context(_config: uvicorn.Config, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         return certificate.context
 
     return uvicorn.Server(
         uvicorn.Config(
-            create_app(settings, lambda: connect(kubeconfig=settings.kubeconfig)),
+            app,
             host=settings.host,
             port=settings.port,
             ssl_context_factory=context,
@@ -53,7 +54,8 @@ async def serve(settings: ServerSettings) -> bool:
         CertificateError: there is no certificate to start with.
     """
     certificate = Certificate(certificate=settings.certificate, key=settings.key)
-    server = make_server(settings, certificate)
+    app = create_app(settings, lambda: connect(kubeconfig=settings.kubeconfig))
+    server = make_server(settings, app=app, certificate=certificate)
     if settings.metrics_port:
         start_http_server(settings.metrics_port)
     # uvicorn stops gracefully, then raises the signal again for whoever had a handler: an end that was asked for is no

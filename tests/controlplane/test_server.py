@@ -330,7 +330,7 @@ def test_the_last_value_is_written_after_the_interval_and_the_end_at_once(cluste
     assert shown() == "100%"
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[int, Callable[[World], str | None]]] = {
     "no token": (401, lambda world: None),
     "garbage": (401, lambda world: "garbage"),
     "another audience": (401, lambda world: world.cluster.token(world.namespace, audience="vault", pod=world.pod)),
