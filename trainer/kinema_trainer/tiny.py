@@ -41,16 +41,15 @@ quickly camera close view wide cartoon animated video clip scene morning evening
 """
 
 
-def make(out: Path, *, model: str = "wan2.1-tiny", videos: Path | None = None, seed: int = 0) -> Any:
+def make(out: Path, *, spec: Entry, videos: Path | None = None, seed: int = 0) -> Any:
     """Write the pipeline folder.
 
     Args:
         out: where to; replaced when it is there.
-        model: the catalogue entry that gives the dimensions.
+        spec: the catalogue entry that gives the dimensions.
         videos: clips to calibrate the VAE on, with captions in .txt files; synthetic ones when left out.
         seed: decides every weight.
     """
-    spec = entry(model)
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(captions(videos))
     pipeline: Any = WanPipeline(
@@ -231,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.videos is not None and not options.videos.is_dir():
         parser.error(f"--videos {options.videos}: not a folder")
-    pipeline = make(options.out, model=options.model, videos=options.videos, seed=options.seed)
+    pipeline = make(options.out, spec=entry(options.model), videos=options.videos, seed=options.seed)
     count = sum(parameter.numel() for parameter in pipeline.transformer.parameters())
     print(f"{options.out}: {options.model}, transformer of {count:,} parameters")
     return 0
