@@ -13,13 +13,15 @@ from kinema_api.progress import TrainerStatus
 METRICS_KEPT = 64
 """The protocol allows 256 metrics, a job's status this many."""
 
-_COLUMNS = ("step", "total_steps", "loss")
+_COLUMNS = ("step", "current_step", "total_steps", "loss")
 _INT32_MAX = 2**31 - 1
 
 
 def progress_of(post: TrainerStatus, *, stage: Stage, attempt: int, received: datetime) -> Progress:
     """The progress of a job, from the last post of its running stage."""
-    step, total = _count(post.metric("step")), _count(post.metric("total_steps"))
+    # transformers' KubeflowCallback says current_step.
+    step = _count(post.metric("step") or post.metric("current_step"))
+    total = _count(post.metric("total_steps"))
     percentage = post.progress_percentage
     if percentage is None and step is not None and total:
         percentage = max(0, min(99, 100 * step // total))

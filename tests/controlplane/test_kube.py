@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from kubernetes.aio.config import incluster_config
 
 from kinema_cluster.control_plane import ControlPlane
 from kinema_kube import Kube, connect
@@ -18,6 +22,7 @@ from kinema_kube.errors import (
     AlreadyExistsError,
     BadRequestError,
     ConflictError,
+    ForbiddenError,
     GoneError,
     InvalidError,
     NotFoundError,
@@ -176,6 +181,31 @@ def _token_kubeconfig(plane: ControlPlane, token_file: str) -> str:
     shown = json.loads(plane.kubectl("config", "view", "--raw", "--flatten", "-o", "json"))
     shown["users"] = [{"name": user["name"], "user": {"tokenFile": token_file}} for user in shown["users"]]
     return json.dumps(shown)
+
+
+async def test_a_pods_own_account_is_used_inside_a_cluster(
+    plane: ControlPlane, kube: Kube, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await kube.create(SERVICE_ACCOUNTS, {"metadata": {"name": "me", "namespace": namespace}})
+    answer = await kube.create(
+        SERVICE_ACCOUNTS,
+        {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}},
+        namespace=namespace,
+        name="me",
+        subresource="token",
+    )
+    (tmp_path / "token").write_text(answer["status"]["token"])
+    shown = json.loads(plane.kubectl("config", "view", "--raw", "--flatten", "-o", "json"))["clusters"][0]["cluster"]
+    (tmp_path / "ca.crt").write_bytes(base64.b64decode(shown["certificate-authority-data"]))
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    address = urlsplit(plane.server)
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", str(address.hostname))
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(address.port))
+    async with connect() as inside:
+        with pytest.raises(ForbiddenError, match=f"system:serviceaccount:{namespace}:me"):
+            await inside.list(PODS, namespace=namespace)
 
 
 async def test_the_servers_certificate_is_made_once_and_rotated(kube: Kube, namespace: str) -> None:

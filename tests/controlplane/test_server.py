@@ -20,10 +20,12 @@ import httpx
 import pytest
 import yaml
 
-from kinema_api.names import PROGRESS_AUDIENCE
+from kinema_api.names import PROGRESS_AUDIENCE, Stage
+from kinema_api.progress import ENV_CA, ENV_TOKEN, ENV_URL
 from kinema_cluster.build import HELM, ensure
 from kinema_cluster.control_plane import HOST, ControlPlane, free_ports
 from kinema_operator import tls
+from kinema_stage.progress import Progress
 
 pytestmark = pytest.mark.controlplane
 
@@ -309,6 +311,27 @@ def test_progress_of_a_training_pod_shows_in_kubectl(cluster: Cluster, server: S
     assert shown[1].split()[:4] == ["wan", "42%", "3h12m", "0.1235"]
     managers = cluster.get(f"{jobs_path(namespace)}/wan")["metadata"]["managedFields"]
     assert [entry["subresource"] for entry in managers if entry["manager"] == "kinema-server"] == ["status"]
+
+
+def test_the_trainers_own_client_is_understood(cluster: Cluster, server: Server, tmp_path: Path) -> None:
+    namespace = cluster.namespace()
+    pod = cluster.pytorch_job(cluster.job(namespace), "train")
+    (tmp_path / "token").write_text(cluster.token(namespace, pod=pod))
+    path = f"/v1alpha1/namespaces/{namespace}/videotrainingjobs/wan/stages/train/attempts/1/progress"
+    environment = {
+        ENV_URL: f"{server.url}{path}",
+        ENV_CA: str(server.folder / "ca.crt"),
+        ENV_TOKEN: str(tmp_path / "token"),
+        "KINEMA_METRICS_PORT": "0",
+    }
+    progress = Progress(Stage.TRAIN, environment=environment)
+    progress.report(done=3, total=300, metrics={"loss": 0.25})
+    eventually("the first report did not arrive", lambda: (cluster.progress(namespace) or {}).get("percent") == "1%")
+    progress.report(done=300, total=300, metrics={"loss": 0.125})
+    progress.close(success=True)
+    shown = cluster.progress(namespace)
+    assert shown is not None
+    assert (shown["percent"], shown["step"], shown["totalSteps"], shown["loss"]) == ("100%", 300, 300, "0.1250")
 
 
 def test_the_last_value_is_written_after_the_interval_and_the_end_at_once(cluster: Cluster, server: Server) -> None:

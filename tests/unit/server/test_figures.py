@@ -77,6 +77,12 @@ def test_a_percentage_that_was_not_sent_follows_from_the_steps() -> None:
     assert post(metrics=metrics, progress_percentage=3)["percent"] == "3%"
 
 
+def test_the_words_of_transformers_are_understood() -> None:
+    metrics = [{"name": "current_step", "value": "50"}, {"name": "total_steps", "value": "200"}]
+    shown = post(metrics=metrics)
+    assert (shown["step"], shown["totalSteps"], shown["percent"]) == (50, 200, "25%")
+
+
 def test_numbers_that_no_status_can_hold_are_left_out() -> None:
     shown = post(
         estimated_remaining_seconds=10**12,
