@@ -114,7 +114,7 @@ class FullCluster:
     def load_image(self, source: str | Path, *, name: str | None = None) -> list[str]:
         """Bring an OCI archive, an OCI folder or an image of buildah's storage into the cluster."""
         self._require_up()
-        return images.load(source, socket=self.layout.containerd_socket, name=name)
+        return images.load(source, socket=self.layout.containerd_socket, store=store(), name=name)
 
     def add_volume(self, claim: str, *, namespace: str = "default") -> Path:
         """A folder of this machine as a bound ReadWriteMany claim; returns the folder."""
@@ -258,7 +258,7 @@ class FullCluster:
             if image not in have:
                 archive = self.layout.root / f"{name}.tar"
                 addons.write_image(name, archive)
-                images.load(archive, socket=self.layout.containerd_socket)
+                images.load(archive, socket=self.layout.containerd_socket, store=store())
                 archive.unlink()
 
     def _apply_addons(self, supervisor: Supervisor) -> None:

@@ -6,12 +6,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +22,10 @@ from kinema_cluster.oci import IMAGE_NAME
 from kinema_cluster.paths import cache
 
 REF_NAME = "org.opencontainers.image.ref.name"
-NAMESPACE = "k8s.io"
+CTR = ("ctr", "--namespace", "k8s.io")
+CONTENT = Path("io.containerd.content.v1.content/blobs/sha256")
+LINKED_FROM = 1 << 20
+COPY_AT_ONCE = 1 << 20
 PARENTS = {
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",
@@ -36,6 +41,8 @@ class Blob:
     digest: str
     size: int
     open: Callable[[], IO[bytes]]
+    path: Path | None = None
+    """Where it lies as a file of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +120,22 @@ def opened(path: Path) -> Iterator[Archive]:
         raise ClusterError(f"{path} is no uncompressed tar: {error}") from error
 
 
-def load(source: str | Path, *, socket: Path, name: str | None = None) -> list[str]:
-    """Bring the images of an OCI archive, an OCI folder or buildah's storage into containerd; returns their names."""
+def load(source: str | Path, *, socket: Path, store: Path, name: str | None = None) -> list[str]:
+    """Bring the images of an OCI archive, an OCI folder or buildah's storage into containerd; returns their names.
+
+    `store` is containerd's root folder.
+    """
     path = Path(source)
     if path.exists():
         with opened(path) as archive:
-            return _import(archive, socket=socket, name=name)
+            return _load(archive, socket=socket, store=store, name=name)
     with _pushed(str(source)) as folder, opened(folder) as archive:
-        return _import(archive, socket=socket, name=name or str(source))
+        return _load(archive, socket=socket, store=store, name=name or str(source))
 
 
 def ctr(socket: Path, *arguments: str) -> str:
     """Run ctr on the cluster's containerd and return what it prints."""
-    command = ["ctr", "--address", str(socket), "--namespace", NAMESPACE, *arguments]
+    command = [*CTR, "--address", str(socket), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ClusterError(f"ctr {' '.join(arguments[:3])} failed: {done.stderr.strip()}")
@@ -138,48 +148,89 @@ def loaded(socket: Path) -> dict[str, str]:
     return {fields[0]: fields[2] for line in lines if len(fields := line.split()) > 2}
 
 
-def _import(archive: Archive, *, socket: Path, name: str | None) -> list[str]:
+def _load(archive: Archive, *, socket: Path, store: Path, name: str | None) -> list[str]:
     wanted = named_images(archive.index, name)
     have = loaded(socket)
     new = [entry for image, entry in wanted.items() if have.get(image) != entry["digest"]]
-    if not new:
-        return list(wanted)
-    present = set(ctr(socket, "content", "list", "--quiet").split())
-    missing = [archive.blob(digest) for digest in sorted(reachable(archive, new) - present)]
-    index = {"schemaVersion": 2, "manifests": new}
-    command = ["ctr", "--address", str(socket), "--namespace", NAMESPACE, "images", "import", "-"]
+    if new:
+        needed = [archive.blob(digest) for digest in sorted(reachable(archive, new))]
+        for blob in needed:
+            _link(blob, socket=socket, store=store)
+        try:
+            _import(new, needed, socket=socket, omit=_present(socket))
+        except ClusterError:
+            # Content that no image refers to yet may be collected under our hands: send all of it.
+            _import(new, needed, socket=socket, omit=set())
+    return list(wanted)
+
+
+def _present(socket: Path) -> set[str]:
+    return set(ctr(socket, "content", "list", "--quiet").split())
+
+
+def _link(blob: Blob, *, socket: Path, store: Path) -> None:
+    """Hand a large file over as a hard link: containerd takes content that is in its store already without a copy.
+
+    Where links cannot be made nothing happens, and the file is sent.
+    """
+    if blob.path is None or blob.size < LINKED_FROM:
+        return
+    inside = store / CONTENT / blob.digest.removeprefix("sha256:")
+    try:
+        os.link(blob.path, inside)
+    except OSError:
+        return
+    command = [*CTR, "--address", str(socket), "content", "ingest"]
+    command += ["--expected-digest", blob.digest, "--expected-size", str(blob.size), f"kinema-{blob.digest}"]
+    with blob.open() as file:
+        done = subprocess.run(command, stdin=file, capture_output=True, text=True)
+    if done.returncode:
+        raise ClusterError(f"ctr content ingest failed: {done.stderr.strip()}")
+
+
+def _import(entries: list[dict[str, Any]], blobs: list[Blob], *, socket: Path, omit: set[str]) -> None:
+    command = [*CTR, "--address", str(socket), "images", "import", "-"]
+    index = {"schemaVersion": 2, "manifests": entries}
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
         assert process.stdin
         # A broken pipe means that ctr gave up: its own words say why.
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-            _stream(pipe, index, missing)
+            _stream(pipe, index, [blob for blob in blobs if blob.digest not in omit])
         if process.wait():
             output.seek(0)
             raise ClusterError(f"ctr images import failed: {output.read().decode().strip()}")
-    return list(wanted)
 
 
 def _stream(pipe: IO[bytes], index: Mapping[str, Any], blobs: list[Blob]) -> None:
-    with tarfile.open(fileobj=pipe, mode="w|", bufsize=1 << 20) as out:
-        for name, value in (("oci-layout", {"imageLayoutVersion": "1.0.0"}), ("index.json", index)):
-            data = json.dumps(value).encode()
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            out.addfile(info, io.BytesIO(data))
-        for blob in blobs:
-            info = tarfile.TarInfo("blobs/" + blob.digest.replace(":", "/"))
-            info.size = blob.size
-            with blob.open() as data_file:
-                out.addfile(info, data_file)
+    """Write an OCI archive; by hand, for tarfile copies 16 KiB at a time."""
+    for name, value in (("oci-layout", {"imageLayoutVersion": "1.0.0"}), ("index.json", index)):
+        data = json.dumps(value).encode()
+        _send(pipe, name, len(data), io.BytesIO(data))
+    for blob in blobs:
+        with blob.open() as file:
+            _send(pipe, "blobs/" + blob.digest.replace(":", "/"), blob.size, file)
+    pipe.write(bytes(2 * tarfile.BLOCKSIZE))
+
+
+def _send(pipe: IO[bytes], name: str, size: int, content: IO[bytes]) -> None:
+    header = tarfile.TarInfo(name)
+    header.size = size
+    pipe.write(header.tobuf())
+    shutil.copyfileobj(content, pipe, COPY_AT_ONCE)
+    pipe.write(bytes(-size % tarfile.BLOCKSIZE))
 
 
 def _folder_blobs(path: Path) -> dict[str, Blob]:
     found = {}
     for file in (path / "blobs" / "sha256").iterdir():
         digest = f"sha256:{file.name}"
-        found[digest] = Blob(digest=digest, size=file.stat().st_size, open=lambda file=file: file.open("rb"))  # type: ignore[misc]
+        found[digest] = Blob(digest=digest, size=file.stat().st_size, open=partial(_opened, file), path=file)
     return found
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return path.open("rb")
 
 
 def _tar_blobs(archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo]) -> dict[str, Blob]:
@@ -187,7 +238,7 @@ def _tar_blobs(archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo])
     for name, member in members.items():
         if name.startswith("blobs/sha256/") and member.isfile():
             digest = "sha256:" + name.rpartition("/")[2]
-            found[digest] = Blob(digest=digest, size=member.size, open=lambda m=member: _member(archive, m))  # type: ignore[misc]
+            found[digest] = Blob(digest=digest, size=member.size, open=partial(_member, archive, member))
     return found
 
 

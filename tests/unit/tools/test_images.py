@@ -13,8 +13,8 @@ import pytest
 
 from kinema_cluster import images
 from kinema_cluster.errors import ClusterError
-from kinema_cluster.images import IMAGE_NAME, REF_NAME, named_images, normalized, opened, reachable
-from kinema_cluster.oci import write_scratch_image
+from kinema_cluster.images import REF_NAME, named_images, normalized, opened, reachable
+from kinema_cluster.oci import IMAGE_NAME, write_scratch_image
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ esac
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert images.load(archive, socket=tmp_path / "socket") == ["kinema.local/hello:1"]
+    assert images.load(archive, socket=tmp_path / "socket", store=tmp_path) == ["kinema.local/hello:1"]
     with tarfile.open(sent) as tar:
         names = tar.getnames()
     assert "index.json" in names
