@@ -203,8 +203,14 @@ class Writer:
         # The version binds the write to the job that was read. The uid alone would not: of a body for the status of a
         # custom resource the API server takes the status only, so that a new job of the same name would get it.
         identity = {key: job["metadata"][key] for key in ("namespace", "name", "resourceVersion")}
-        body = {"metadata": identity, "status": {"progress": progress.wire()}}
+        body = {"metadata": identity, "status": {"progress": with_loss(progress, job).wire()}}
         await self._kube.apply(VIDEO_TRAINING_JOBS, body, manager=FIELD_MANAGER, force=True, subresource="status")
+
+
+def with_loss(progress: Progress, job: Mapping[str, Any]) -> Progress:
+    """`progress` with the loss that the job showed last: later stages have none, and the user still wants to see it."""
+    shown = ((job.get("status") or {}).get("progress") or {}).get("loss")
+    return progress if progress.loss is not None or not shown else progress.model_copy(update={"loss": shown})
 
 
 def _gone(lane: _Lane) -> Refusal:

@@ -15,7 +15,7 @@ from kinema_api.job import Progress
 from kinema_api.names import Stage
 from kinema_server.figures import timestamp
 from kinema_server.refusal import Refusal
-from kinema_server.writer import Writer, delay
+from kinema_server.writer import Writer, delay, with_loss
 
 from tests.unit.kube.fake import Answer, FakeKube, Request, fake_kube, status
 from tests.unit.server.conftest import until
@@ -76,6 +76,13 @@ async def test_a_new_attempt_or_stage_is_written_at_once() -> None:
         await at.submit(10, attempt=2)
         await at.submit(0, stage=Stage.EXPORT)
         assert at.written == ["50%", "10%", "0%"]
+
+
+def test_the_last_loss_stays_in_sight_after_training() -> None:
+    job = {"status": {"progress": {"stage": "train", "loss": "0.1234"}}}
+    assert with_loss(progress(0, stage=Stage.EXPORT), job).loss == "0.1234"
+    assert with_loss(progress(50).model_copy(update={"loss": "0.2"}), job).loss == "0.2"
+    assert with_loss(progress(0), {}).loss is None
 
 
 async def test_the_latest_post_is_written_when_the_interval_has_passed() -> None:
