@@ -66,13 +66,15 @@ def build(order: Order, *, say: Callable[[str], None] = print) -> dict[str, Buil
         buildah = Buildah(root=paths.cache() / "buildah", say=say)
         buildah.share_cache(Path(os.environ.get("UV_CACHE_DIR") or paths.cache() / "uv-cache"))
         chosen = selected(recipe.read_all(paths.REPOSITORY), order)
-        built = {item.name: _one(item, order, buildah, say) for item in chosen}
-        everything = {**recorded(), **built}
-        _record(everything)
+        everything = recorded()
+        for item in chosen:
+            everything[item.name] = _one(item, order, buildah, say)
+            # At once: what a later failure leaves is not built again, and not forgotten below.
+            _record(everything)
         _forget(buildah, everything.values(), say)
         if order.push:
-            for image in built.values():
-                _push(image, order, say)
+            for item in chosen:
+                _push(everything[item.name], order, say)
         return everything
 
 
