@@ -1,0 +1,563 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator as it is installed, with its own account and rules, against a real API server and real controllers.
+
+Only kubelet is pretended, so that pods end as a test wants them to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import yaml
+
+from kinema_api.exits import Exit
+from kinema_cluster.build import HELM, ensure
+from kinema_cluster.control_plane import ControlPlane, control_plane, free_ports
+
+from tests.controlplane.kubelet import Kubelet, badly
+
+pytestmark = pytest.mark.controlplane
+
+ROOT = Path(__file__).parents[2]
+CRDS = sorted((ROOT / "crds").glob("kinema.dev_*.yaml"))
+HOME = "kinema-system"
+STAGES = ["check", "prepare", "features", "convert", "train", "export", "sample"]
+DEADLINE = 60.0
+
+Raw = dict[str, Any]
+T = TypeVar("T")
+
+
+def eventually(what: str, test: Callable[[], T], *, seconds: float = DEADLINE) -> T:
+    """The first true answer of `test`."""
+    end = time.monotonic() + seconds
+    while True:
+        answer = test()
+        if answer:
+            return answer
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def plane() -> Iterator[ControlPlane]:
+    """A control plane whose only node is that of the pretended kubelet."""
+    with control_plane(name=f"operator-{os.getpid()}", nodes=0) as running:
+        files = [f"--filename={path}" for path in CRDS]
+        running.kubectl("apply", "--server-side", *files)
+        running.kubectl("wait", "--for=condition=Established", "--timeout=30s", *files)
+        running.kubectl("create", "namespace", HOME)
+        running.kubectl("apply", "-f", "-", text=rules())
+        running.apply([yaml.safe_load((ROOT / "examples" / "pools" / "cpu.yaml").read_text())])
+        yield running
+
+
+def rules() -> str:
+    """The operator's account and rights, as the chart has them."""
+    ensure(HELM)
+    shown = ["--show-only=templates/serviceaccounts.yaml", "--show-only=templates/rbac-operator.yaml"]
+    command = [str(HELM.binary("helm")), "template", "kinema", str(ROOT / "charts" / "kinema"), "-n", HOME]
+    command += ["--kube-version=v1.36.0", *shown]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def kubelet(plane: ControlPlane) -> Iterator[Kubelet]:
+    with Kubelet(plane) as running:
+        yield running
+        assert running.error is None
+
+
+@dataclass
+class Operator:
+    """The operator's process, which may be killed and started again."""
+
+    folder: Path
+    probe_port: int
+    metrics_port: int
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+
+    def start(self) -> None:
+        """Start it; a restarted container of a pod has the same identity."""
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "KUBECONFIG": str(self.folder / "kubeconfig"),
+            "POD_NAME": "kinema-operator-0",
+            "POD_NAMESPACE": HOME,
+        }
+        with (self.folder / "operator.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "kinema_operator", "--config", str(self.folder / "operator.yaml")],
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+        self.starts += 1
+
+    def ready(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, self.log()
+        try:
+            return self.probe("/readyz") == 200
+        except OSError:
+            return False
+
+    def probe(self, path: str) -> int:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.probe_port}{path}", timeout=5) as answer:
+            return int(answer.status)
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def kill(self) -> None:
+        """SIGKILL, as a lost node would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, as kubelet would; the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+    def log(self) -> str:
+        return (self.folder / "operator.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """A running operator that knows itself by a token of its own account."""
+    folder = tmp_path_factory.mktemp("operator")
+    token = plane.kubectl("create", "token", "kinema-operator", "-n", HOME, "--duration=4h").strip()
+    config = json.loads(plane.kubectl("config", "view", "--raw", "-o", "json"))
+    config["users"] = [{"name": config["contexts"][0]["context"]["user"], "user": {"token": token}}]
+    (folder / "kubeconfig").write_text(json.dumps(config))
+    probe_port, metrics_port = free_ports(2)
+    settings = {
+        "images": {"stage": "kinema/stage:1", "wan2.1/cpu": "kinema/wan2.1:1"},
+        "probePort": probe_port,
+        "metricsPort": metrics_port,
+        "election": {"leaseSeconds": 6, "renewSeconds": 4, "retrySeconds": 0.5},
+    }
+    (folder / "operator.yaml").write_text(yaml.safe_dump(settings))
+    running = Operator(folder, probe_port, metrics_port)
+    running.start()
+    eventually("the operator is not ready", running.ready)
+    yield running
+    if running.process is not None and running.process.poll() is None:
+        assert running.stop() == 0, running.log()
+
+
+@dataclass
+class Team:
+    """A namespace with a workspace, and the jobs in it."""
+
+    plane: ControlPlane
+    kubelet: Kubelet
+    namespace: str
+    created: list[str] = field(default_factory=list)
+
+    @property
+    def rules(self) -> Any:
+        return self.kubelet.rules(self.namespace)
+
+    def kubectl(self, *arguments: str, text: str | None = None) -> str:
+        return self.plane.kubectl("-n", self.namespace, *arguments, text=text)
+
+    def apply(self, name: str = "wan", **spec: Any) -> Raw:
+        """`kubectl apply` of a job over a tiny model, two training nodes and short waits."""
+        manifest = yaml.safe_load((ROOT / "examples" / "wan-job.yaml").read_text())
+        manifest["metadata"] = {"name": name}
+        manifest["spec"]["policy"] = {"restarts": {"limit": 3, "backoffSeconds": 0}}
+        manifest["spec"].update(spec)
+        self.kubectl("apply", "-f", "-", text=json.dumps(manifest))
+        return self.job(name)
+
+    def job(self, name: str = "wan") -> Raw:
+        found: Raw = self._get(f"apis/kinema.dev/v1alpha1/namespaces/{self.namespace}/videotrainingjobs/{name}")
+        return found
+
+    def status(self, name: str = "wan") -> Raw:
+        return self.job(name).get("status") or {}
+
+    def stage(self, stage: str, name: str = "wan") -> Raw:
+        stages = self.status(name).get("stages") or []
+        return next((entry for entry in stages if entry["name"] == stage), {})
+
+    def children(self) -> dict[str, Raw]:
+        """Every Job and PyTorchJob, by name."""
+        jobs = self._get(f"apis/batch/v1/namespaces/{self.namespace}/jobs")["items"]
+        gangs = self._get(f"apis/kubeflow.org/v1/namespaces/{self.namespace}/pytorchjobs")["items"]
+        return {item["metadata"]["name"]: item for item in [*jobs, *gangs]}
+
+    def pods(self) -> list[Raw]:
+        found: list[Raw] = self._get(f"api/v1/namespaces/{self.namespace}/pods")["items"]
+        return found
+
+    def reaches(self, phase: str, name: str = "wan") -> Raw:
+        """The status once the job has reached a phase."""
+        eventually(f"{name} is not {phase}: {self.status(name)}", lambda: self.status(name).get("phase") == phase)
+        return self.status(name)
+
+    def runs(self, stage: str, attempt: int = 1, name: str = "wan") -> None:
+        """Wait until containers of an attempt run."""
+        uid = self.job(name)["metadata"]["uid"]
+        eventually(f"{stage} {attempt} does not run", lambda: attempt in self.kubelet.attempts(uid, stage))
+
+    def _get(self, path: str) -> Any:
+        return self.plane.api.get(f"/{path}")
+
+
+@pytest.fixture
+def team(plane: ControlPlane, kubelet: Kubelet, operator: Operator) -> Iterator[Team]:
+    namespace = f"team-{uuid.uuid4().hex[:6]}"
+    claim = "kinema-workspace"
+    capacity = {"storage": "1Gi"}
+    common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    plane.apply(
+        [
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolume",
+                "metadata": {"name": namespace},
+                "spec": {
+                    **common,
+                    "capacity": capacity,
+                    "hostPath": {"path": "/nowhere"},
+                    "claimRef": {"namespace": namespace, "name": claim},
+                },
+            },
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "metadata": {"name": claim, "namespace": namespace},
+                "spec": {**common, "volumeName": namespace, "resources": {"requests": capacity}},
+            },
+        ]
+    )
+    bound = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{claim}"
+    eventually("the claim is not bound", lambda: plane.api.get(bound)["status"].get("phase") == "Bound")
+    made = Team(plane, kubelet, namespace)
+    overlaps = len(kubelet.overlaps)
+    yield made
+    if operator.process is None or operator.process.poll() is not None:
+        operator.start()
+        eventually("the operator is not ready", operator.ready)
+    # Whatever a test was about: two attempts of a stage never ran at the same time.
+    assert kubelet.overlaps[overlaps:] == []
+    made.kubectl("delete", "vtj", "--all", "--wait=false")
+
+
+def test_a_job_goes_from_apply_to_succeeded(team: Team) -> None:
+    team.apply()
+    team.kubectl("wait", "vtj/wan", "--for=condition=Succeeded", "--timeout=60s")
+    status = team.status()
+    assert [entry["name"] for entry in status["stages"]] == STAGES
+    assert {entry["state"] for entry in status["stages"]} == {"Succeeded"}
+    assert {entry["type"]: entry["status"] for entry in status["conditions"]} == {
+        "Accepted": "True",
+        "Running": "False",
+        "Succeeded": "True",
+        "Failed": "False",
+    }
+    assert status["restarts"] == 0
+    assert status["resolved"]["keys"]["features"] == "f1"
+    children = team.children()
+    assert sorted(children) == sorted(f"wan-{stage}-1" for stage in STAGES)
+    assert [pod["metadata"]["name"] for pod in team.pods() if "train" in pod["metadata"]["name"]] == [
+        "wan-train-1-master-0",
+        "wan-train-1-worker-0",
+    ]
+    assert "Succeeded" in team.kubectl("get", "vtj", "wan")
+
+
+def test_nothing_of_kopf_is_left_on_objects(team: Team) -> None:
+    team.apply()
+    metadata = team.reaches("Succeeded") and team.job()["metadata"]
+    assert "finalizers" not in metadata
+    assert list(metadata["annotations"]) == ["kubectl.kubernetes.io/last-applied-configuration"]
+
+
+def test_events_tell_the_story_once(team: Team) -> None:
+    team.apply()
+    team.reaches("Succeeded")
+    events = json.loads(team.kubectl("get", "events", "-o", "json"))["items"]
+    ours = [(entry["reason"], entry["message"]) for entry in events if entry["involvedObject"]["name"] == "wan"]
+    assert len(ours) == len(set(ours))
+    assert [reason for reason, _ in ours].count("StageStarted") == len(STAGES)
+    assert [reason for reason, _ in ours].count("JobSucceeded") == 1
+
+
+def test_a_failed_attempt_is_followed_by_a_new_one_until_the_limit(team: Team) -> None:
+    team.rules.failures["prepare"] = [badly(Exit.STORAGE, "the workspace is full")] * 2
+    team.apply()
+    status = team.reaches("Succeeded")
+    attempts = team.stage("prepare")["attempts"]
+    assert [entry["state"] for entry in attempts] == ["Failed", "Failed", "Succeeded"]
+    assert (attempts[0]["exitCode"], attempts[0]["reason"]) == (66, "StorageError")
+    assert "the workspace is full" in attempts[0]["message"]
+    assert status["restarts"] == 2
+
+
+def test_what_the_user_must_mend_is_not_tried_again(team: Team) -> None:
+    team.rules.failures["check"] = [badly(Exit.USER, "dataset.uri: there is no such folder")]
+    team.apply()
+    team.kubectl("wait", "vtj/wan", "--for=condition=Failed", "--timeout=60s")
+    assert "there is no such folder" in team.status()["message"]
+    assert list(team.children()) == ["wan-check-1"]
+
+
+def test_a_training_member_that_fails_ends_the_attempt_and_the_gang(team: Team) -> None:
+    team.rules.failures["train"] = [badly(Exit.STALLED, "no step for 600 s")]
+    team.apply()
+    team.reaches("Succeeded")
+    attempts = team.stage("train")["attempts"]
+    assert [entry["state"] for entry in attempts] == ["Failed", "Succeeded"]
+    assert attempts[0]["reason"] == "Stalled"
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_a_child_deleted_by_hand_is_replaced(team: Team, stage: str) -> None:
+    team.rules.hold.add(stage)
+    team.apply()
+    team.runs(stage)
+    team.kubectl("delete", "pytorchjob" if stage == "train" else "job", f"wan-{stage}-1", "--wait=false")
+    team.runs(stage, attempt=2)
+    team.rules.hold.clear()
+    team.reaches("Succeeded")
+    attempts = team.stage(stage)["attempts"]
+    assert [entry["state"] for entry in attempts] == ["Failed", "Succeeded"]
+    assert attempts[0]["reason"] == "ChildDeleted"
+
+
+def test_a_deleted_job_leaves_no_child(team: Team) -> None:
+    team.rules.hold.add("train")
+    team.apply()
+    team.runs("train")
+    team.kubectl("delete", "vtj", "wan", "--timeout=30s")
+    eventually("children are left", lambda: not team.children() and not team.pods())
+
+
+def test_a_job_of_the_same_name_is_not_confused_with_the_one_before(team: Team) -> None:
+    team.rules.hold.add("prepare")
+    first = team.apply()
+    team.runs("prepare")
+    team.kubectl("delete", "vtj", "wan", "--wait=true", "--timeout=30s")
+    second = team.apply()
+    assert second["metadata"]["uid"] != first["metadata"]["uid"]
+    team.rules.hold.clear()
+    status = team.reaches("Succeeded")
+    assert status["restarts"] == 0
+    assert all(len(entry["attempts"]) == 1 for entry in status["stages"])
+    owners = {item["metadata"]["ownerReferences"][0]["uid"] for item in team.children().values()}
+    assert owners == {second["metadata"]["uid"]}
+
+
+def test_a_child_of_somebody_else_is_not_touched(team: Team) -> None:
+    pod = {"restartPolicy": "Never", "containers": [{"name": "pytorch", "image": "x"}]}
+    stranger = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "wan-check-1"},
+        "spec": {"suspend": True, "template": {"spec": pod}},
+    }
+    team.kubectl("apply", "-f", "-", text=json.dumps(stranger))
+    team.apply()
+    eventually("nobody says why", lambda: "wan-check-1" in team.stage("check").get("message", ""))
+    team.kubectl("delete", "job", "wan-check-1")
+    team.reaches("Succeeded")
+
+
+def test_a_job_without_its_pool_waits_for_it(team: Team) -> None:
+    pool = {
+        "apiVersion": "kinema.dev/v1alpha1",
+        "kind": "TrainingPool",
+        "metadata": {"name": "later"},
+        "spec": {"accelerator": "cpu", "devicesPerNode": 1},
+    }
+    team.apply(defaults={"pool": "later", "nodes": 1})
+    eventually("not refused", lambda: "later" in team.status().get("message", ""))
+    assert team.status()["phase"] == "Pending"
+    team.plane.apply([pool])
+    team.reaches("Succeeded")
+    team.plane.kubectl("delete", "tpool", "later")
+
+
+def test_a_child_that_nobody_may_create_says_so_and_runs_when_it_may(team: Team) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none"},
+        "spec": {"hard": {"count/jobs.batch": "0"}},
+    }
+    team.kubectl("apply", "-f", "-", text=json.dumps(quota))
+    time_of_quota = f"/api/v1/namespaces/{team.namespace}/resourcequotas/none"
+    eventually("the quota is not in force", lambda: team.plane.api.get(time_of_quota)["status"].get("hard"))
+    team.apply()
+
+    def refused() -> list[Raw]:
+        events = json.loads(team.kubectl("get", "events", "-o", "json"))["items"]
+        return [entry for entry in events if entry["reason"] == "CreateRefused"]
+
+    assert "exceeded quota" in eventually("nobody says why", refused)[0]["message"]
+    team.kubectl("delete", "resourcequota", "none")
+    team.reaches("Succeeded")
+
+
+def test_a_pod_that_does_not_start_is_explained(team: Team) -> None:
+    team.rules.unready = True
+    team.apply()
+    eventually("nobody says why", lambda: "not started yet" in team.status().get("message", ""))
+    team.rules.unready = False
+    assert "not started yet" not in team.reaches("Succeeded")["message"]
+
+
+def test_progress_of_the_server_survives_the_operators_writes(team: Team) -> None:
+    team.rules.hold.add("train")
+    team.apply()
+    team.runs("train")
+    progress = {"stage": "train", "attempt": 1, "percentage": 42, "percent": "42%", "loss": "0.5"}
+    body = {
+        "apiVersion": "kinema.dev/v1alpha1",
+        "kind": "VideoTrainingJob",
+        "metadata": {"name": "wan"},
+        "status": {"progress": progress},
+    }
+    path = f"/apis/kinema.dev/v1alpha1/namespaces/{team.namespace}/videotrainingjobs/wan/status"
+    query = "?fieldManager=kinema-server&force=true"
+    team.plane.api.request("PATCH", path + query, body, content_type="application/apply-patch+yaml")
+    assert "42%" in team.kubectl("get", "vtj", "wan")
+    team.rules.hold.clear()
+    assert team.reaches("Succeeded")["progress"]["percentage"] == 42
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_operator_killed_at_any_step_goes_on_where_it_was(team: Team, operator: Operator, seed: int) -> None:
+    """SIGKILL again and again, each time right after something has changed in the namespace."""
+    draw = random.Random(seed)
+    team.apply()
+    deadline = time.monotonic() + 2 * DEADLINE
+    seen = ""
+    patience = draw.randrange(1, 6)
+    while team.status().get("phase") != "Succeeded":
+        assert time.monotonic() < deadline, team.status()
+        versions = [item["metadata"]["resourceVersion"] for item in (team.job(), *team.children().values())]
+        if str(versions) == seen:
+            time.sleep(0.01)
+            continue
+        seen = str(versions)
+        patience -= 1
+        if patience <= 0 and operator.starts < 200:
+            operator.kill()
+            operator.start()
+            patience = draw.randrange(1, 12)
+    eventually("the operator is not ready", operator.ready)
+    status = team.status()
+    assert status["restarts"] == 0
+    assert all(len(entry["attempts"]) == 1 for entry in status["stages"])
+    assert sorted(team.children()) == sorted(f"wan-{stage}-1" for stage in STAGES)
+
+
+def test_what_ends_while_the_operator_is_down_is_found_out(team: Team, operator: Operator) -> None:
+    team.rules.hold.add("prepare")
+    team.apply()
+    team.runs("prepare")
+    operator.kill()
+    team.rules.hold.clear()
+
+    def over() -> bool:
+        conditions = team.children()["wan-prepare-1"].get("status", {}).get("conditions") or []
+        return any(entry["type"] == "Complete" for entry in conditions)
+
+    eventually("prepare does not end", over)
+    operator.start()
+    team.reaches("Succeeded")
+    assert team.stage("prepare")["attempts"][0]["message"] == "prepare is done"
+
+
+def test_a_child_deleted_while_the_operator_is_down_is_replaced(team: Team, operator: Operator) -> None:
+    team.rules.hold.add("prepare")
+    team.apply()
+    team.runs("prepare")
+    operator.kill()
+    team.kubectl("delete", "job", "wan-prepare-1", "--cascade=foreground", "--timeout=30s")
+    team.rules.hold.clear()
+    operator.start()
+    team.reaches("Succeeded")
+    assert team.stage("prepare")["attempts"][0]["reason"] == "ChildDeleted"
+
+
+def test_a_second_replica_stands_by_and_takes_over(team: Team, operator: Operator, tmp_path: Path) -> None:
+    probe_port, metrics_port = free_ports(2)
+    settings = yaml.safe_load((operator.folder / "operator.yaml").read_text())
+    settings |= {"probePort": probe_port, "metricsPort": metrics_port}
+    (tmp_path / "operator.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "kubeconfig").write_text((operator.folder / "kubeconfig").read_text())
+    second = Operator(tmp_path, probe_port, metrics_port)
+    environment = os.environ.get("POD_NAME")
+    assert environment is None
+    eventually("the first is not ready", operator.ready)
+    second.process = subprocess.Popen(
+        [sys.executable, "-m", "kinema_operator", "--config", str(tmp_path / "operator.yaml")],
+        env={
+            "PATH": os.environ["PATH"],
+            "KUBECONFIG": str(tmp_path / "kubeconfig"),
+            "POD_NAME": "kinema-operator-1",
+            "POD_NAMESPACE": HOME,
+        },
+        stderr=(tmp_path / "operator.log").open("wb"),
+    )
+    try:
+        eventually("the second does not stand by", second.ready)
+        assert "kinema_leader 0.0" in second.metrics()
+        assert "kinema_leader 1.0" in operator.metrics()
+        assert operator.stop() == 0
+        eventually("the second does not lead", lambda: "kinema_leader 1.0" in second.metrics())
+        team.apply()
+        team.reaches("Succeeded")
+    finally:
+        assert second.stop() == 0, second.log()
+        operator.start()
+        eventually("the operator is not ready", operator.ready)
+
+
+def test_probes_and_metrics_of_a_healthy_operator(team: Team, operator: Operator) -> None:
+    eventually("the operator is not ready", operator.ready)
+    team.apply()
+    team.reaches("Succeeded")
+    assert operator.probe("/healthz") == 200
+    text = operator.metrics()
+    assert 'kinema_attempts_total{result="succeeded",stage="train"}' in text
+    assert 'kinema_watch_age_seconds{resource="pytorchjobs"}' in text
+    # Nothing that the operator asked for was refused by its own rules.
+    assert 'code="403"' not in text
+    assert 'kinema_reconciles_total{result="bug"}' not in text
+
+
+def test_the_servers_certificate_is_there(team: Team, operator: Operator) -> None:
+    secret = json.loads(team.plane.kubectl("get", "secret", "kinema-server-tls", "-n", HOME, "-o", "json"))
+    assert {"tls.crt", "tls.key", "ca.crt"} <= set(secret["data"])
+    team.rules.hold.add("check")
+    team.apply()
+    team.runs("check")
+    (pod,) = team.pods()
+    assert "BEGIN CERTIFICATE" in pod["metadata"]["annotations"]["kinema.dev/server-ca"]
+    assert "PRIVATE KEY" not in operator.log()
