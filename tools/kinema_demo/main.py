@@ -34,7 +34,7 @@ EXIT_DETACHED = 130
 def main(arguments: Sequence[str]) -> int:
     """Run the demo; the exit status says whether the job succeeded."""
     chosen = _parser().parse_args(arguments)
-    console = Console()
+    console = Console(emoji=False)
     errors = Console(stderr=True)
     try:
         return run(chosen, console)
