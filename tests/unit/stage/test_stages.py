@@ -151,7 +151,9 @@ def test_a_workspace_of_another_user_says_who_needs_it(tmp_path: Path) -> None:
         assert "cannot be written by user" in pipe.read()
 
 
-def test_prepare_cuts_every_good_video_and_sets_the_others_aside(tmp_path: Path) -> None:
+def test_prepare_cuts_every_good_video_and_sets_the_others_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     data = tmp_path / "data"
     captioned(data / "long.mp4", "a long one", frames=40, fps=8)
     captioned(data / "fast.mkv", "a fast one", frames=60, fps=24)
@@ -189,6 +191,7 @@ def test_prepare_cuts_every_good_video_and_sets_the_others_aside(tmp_path: Path)
         "silent.mp4": Reason.NO_CAPTION,
         "twin.mp4": Reason.DUPLICATE,
     }
+    assert "slow.mp4 is set aside: its 4 frames a second" in caplog.text
     manifest = json.loads((folder / "_SUCCESS.json").read_text())
     assert manifest["counts"] == end.counts and manifest["job"] == "local/demo"
     assert set(manifest["files"]) == {"clips.jsonl", "quarantine.jsonl"}

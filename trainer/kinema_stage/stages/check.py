@@ -52,7 +52,7 @@ def run(context: Context) -> Termination:
     return Termination(
         code=Exit.OK,
         reason="Succeeded",
-        message=f"{counts['usable']} of {counts['videos']} videos can be used; weights and workspace are in order",
+        message=f"{counts['usable']} of {counts['videos']} videos have a caption; weights and workspace are in order",
         counts=counts,
         keys={name: str(key) for name, key in keys.wire().items()},
         existing=existing,

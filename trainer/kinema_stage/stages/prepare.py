@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,13 @@ from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.keys import Inputs, resolve
 from kinema_api.settings import FeaturesSettings
 from kinema_api.stage import PrepareConfig
-from kinema_stage import artifact, clips, dataset, parallel, video
+from kinema_stage import artifact, clips, dataset, logs, parallel, video
 from kinema_stage.claim import wait_or_claim
 from kinema_stage.clips import Clip
 from kinema_stage.context import Context
 from kinema_stage.quarantine import Quarantined, Reason, summary
+
+logger = logging.getLogger(__name__)
 
 PART = 256
 """Videos probed between two savings; a killed attempt loses at most so many."""
@@ -63,6 +66,8 @@ def _prepare(context: Context) -> artifact.Manifest:
     tags = dataset.tags(listing)
     _check_key(config, dataset.fingerprint(listing, tags))
     found, quarantined = _cut(context, listing, tags)
+    for entry in quarantined:
+        logger.warning("%s is set aside: %s", entry.video, entry.message, extra={logs.FIELDS: {"cause": entry.reason}})
     clips.write(context.workspace, context.folder, clips=found, quarantined=quarantined)
     if not found:
         raise StageError(
@@ -138,6 +143,7 @@ def _cut(context: Context, listing: dataset.Listing, tags: dict[str, str]) -> tu
 
 def _probe_all(context: Context, root: Path, videos: Sequence[str]) -> Iterator[Probed]:
     """One result for each video, in order; finished parts of a killed attempt are taken over."""
+    context.progress.report(done=0, total=len(videos))
     for start in range(0, len(videos), PART):
         path = f"{context.folder}/parts/{start // PART:06d}.json"
         try:
