@@ -98,6 +98,8 @@ class Lease:
                 renewed = self._clock()
             except (KubeError, TimeoutError) as error:
                 if self._clock() - renewed >= self._settings.renew_seconds:
+                    # Giving it back would ask the API server that does not answer; it expires by itself.
+                    self._held = None
                     raise LeaseLostError(f"the Lease could not be renewed in time: {error!r}") from error
                 log.warning("the Lease could not be renewed: %r; trying again", error)
 

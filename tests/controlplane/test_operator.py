@@ -282,28 +282,24 @@ def test_a_job_goes_from_apply_to_succeeded(team: Team) -> None:
     assert status["resolved"]["keys"]["features"] == "f1"
     children = team.children()
     assert sorted(children) == sorted(f"wan-{stage}-1" for stage in STAGES)
-    assert [pod["metadata"]["name"] for pod in team.pods() if "train" in pod["metadata"]["name"]] == [
-        "wan-train-1-master-0",
-        "wan-train-1-worker-0",
-    ]
+    gang = children["wan-train-1"]["spec"]["pytorchReplicaSpecs"]
+    assert {role: entry["replicas"] for role, entry in gang.items()} == {"Master": 1, "Worker": 1}
     assert "Succeeded" in team.kubectl("get", "vtj", "wan")
+    no_trace_of_kopf(team.job())
+    told_once(team)
 
 
-def test_nothing_of_kopf_is_left_on_objects(team: Team) -> None:
-    team.apply()
-    metadata = team.reaches("Succeeded") and team.job()["metadata"]
-    assert "finalizers" not in metadata
-    assert list(metadata["annotations"]) == ["kubectl.kubernetes.io/last-applied-configuration"]
+def no_trace_of_kopf(job: Raw) -> None:
+    assert "finalizers" not in job["metadata"]
+    assert list(job["metadata"]["annotations"]) == ["kubectl.kubernetes.io/last-applied-configuration"]
 
 
-def test_events_tell_the_story_once(team: Team) -> None:
-    team.apply()
-    team.reaches("Succeeded")
+def told_once(team: Team) -> None:
     events = json.loads(team.kubectl("get", "events", "-o", "json"))["items"]
-    ours = [(entry["reason"], entry["message"]) for entry in events if entry["involvedObject"]["name"] == "wan"]
-    assert len(ours) == len(set(ours))
-    assert [reason for reason, _ in ours].count("StageStarted") == len(STAGES)
-    assert [reason for reason, _ in ours].count("JobSucceeded") == 1
+    told = [(entry["reason"], entry["message"]) for entry in events if entry["involvedObject"]["name"] == "wan"]
+    assert len(told) == len(set(told))
+    assert [reason for reason, _ in told].count("StageStarted") == len(STAGES)
+    assert [reason for reason, _ in told].count("JobSucceeded") == 1
 
 
 def test_a_failed_attempt_is_followed_by_a_new_one_until_the_limit(team: Team) -> None:
@@ -449,7 +445,7 @@ def test_progress_of_the_server_survives_the_operators_writes(team: Team) -> Non
     assert team.reaches("Succeeded")["progress"]["percentage"] == 42
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_an_operator_killed_at_any_step_goes_on_where_it_was(team: Team, operator: Operator, seed: int) -> None:
     """SIGKILL again and again, each time right after something has changed in the namespace."""
     draw = random.Random(seed)
@@ -474,6 +470,24 @@ def test_an_operator_killed_at_any_step_goes_on_where_it_was(team: Team, operato
     assert status["restarts"] == 0
     assert all(len(entry["attempts"]) == 1 for entry in status["stages"])
     assert sorted(team.children()) == sorted(f"wan-{stage}-1" for stage in STAGES)
+
+
+def test_an_api_server_that_is_gone_for_longer_than_the_lease(team: Team, operator: Operator) -> None:
+    """The operator cannot know whether it still leads: it ends, is started again, and goes on."""
+    team.rules.hold.add("prepare")
+    team.apply()
+    team.runs("prepare")
+    server = team.plane.processes()["kube-apiserver"].pid
+    os.kill(server, signal.SIGSTOP)
+    try:
+        assert operator.process is not None
+        assert operator.process.wait(timeout=DEADLINE) == 1
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert "could not be renewed in time" in operator.log()
+    team.rules.hold.clear()
+    operator.start()
+    assert team.reaches("Succeeded")["restarts"] == 0
 
 
 def test_what_ends_while_the_operator_is_down_is_found_out(team: Team, operator: Operator) -> None:
@@ -512,8 +526,6 @@ def test_a_second_replica_stands_by_and_takes_over(team: Team, operator: Operato
     (tmp_path / "operator.yaml").write_text(yaml.safe_dump(settings))
     (tmp_path / "kubeconfig").write_text((operator.folder / "kubeconfig").read_text())
     second = Operator(tmp_path, probe_port, metrics_port)
-    environment = os.environ.get("POD_NAME")
-    assert environment is None
     eventually("the first is not ready", operator.ready)
     second.process = subprocess.Popen(
         [sys.executable, "-m", "kinema_operator", "--config", str(tmp_path / "operator.yaml")],
@@ -547,8 +559,8 @@ def test_probes_and_metrics_of_a_healthy_operator(team: Team, operator: Operator
     text = operator.metrics()
     assert 'kinema_attempts_total{result="succeeded",stage="train"}' in text
     assert 'kinema_watch_age_seconds{resource="pytorchjobs"}' in text
-    # Nothing that the operator asked for was refused by its own rules.
-    assert 'code="403"' not in text
+    # Nothing that it asked for was refused by its own rules; a quota may have refused a child.
+    assert not [line for line in text.splitlines() if 'code="403"' in line and 'verb="POST"' not in line]
     assert 'kinema_reconciles_total{result="bug"}' not in text
 
 

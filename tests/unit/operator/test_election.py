@@ -153,6 +153,9 @@ def test_a_leader_that_cannot_renew_in_time_gives_up() -> None:
                 await asyncio.sleep(0.001)
         with pytest.raises(LeaseLostError, match="in time"):
             await renewing
+        requests = len(rivals.fake.calls)
+        await rivals.a.release()
+        assert len(rivals.fake.calls) == requests
 
     run(body())
 
