@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import traceback
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,6 @@ def main(arguments: list[str] | None = None) -> int:
     config = load_config(parser.parse_args(arguments).config.read_bytes())
     assert isinstance(config, TrainConfig)
     logs.set_up(config.stage)
-    # diffusers returns a view from the root module; nothing changes it in place.
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     interrupted = threading.Event()
     signals.listen(interrupted)
     reporter = Reporter.from_environment(rank=int(os.environ["RANK"]))

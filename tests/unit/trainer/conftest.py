@@ -32,6 +32,7 @@ TINY = entry("wan2.1-tiny")
 SPEC: Entry = TINY.model_copy(
     update={
         "text_length": 8,
+        "defaults": {"prepare": {"video": {"frames": 5, "height": 16, "width": 16, "fps": 8}}},
         "transformer": TINY.transformer.model_copy(
             update={"hidden": 24, "heads": 2, "layers": 2, "ffn": 48, "text_dim": 8, "parameters": 1}
         ),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,15 @@ class WanAdapter:
 
     def forward(self, model: nn.Module, *, latents: Tensor, sigma: Tensor, text: Tensor, dtype: torch.dtype) -> Tensor:
         """The predicted velocity; the timestep stays float32 into the sinusoid."""
-        output: Tensor = model(
-            hidden_states=latents.to(dtype),
-            timestep=TIMESTEPS * sigma.float(),
-            encoder_hidden_states=text.to(dtype),
-            return_dict=False,
-        )[0]
+        with warnings.catch_warnings():
+            # diffusers returns a view: a later change in place would break the backward pass, and there is none.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+            output: Tensor = model(
+                hidden_states=latents.to(dtype),
+                timestep=TIMESTEPS * sigma.float(),
+                encoder_hidden_states=text.to(dtype),
+                return_dict=False,
+            )[0]
         return output.float()
 
     def flops(self, model: Entry, shape: Sequence[int]) -> float:

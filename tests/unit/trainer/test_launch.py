@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the train stage starts processes and learns why they ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from kinema_api.exits import Exit, StageError
+from kinema_trainer import launch
+from kinema_trainer.launch import Place
+from kinema_trainer.reports import Failure, Inbox, Reporter, Step
+from kinema_trainer.watchdog import Watchdog
+from kinema_trainer.worker import classify
+
+POD = {
+    "PET_NNODES": "2",
+    "PET_NODE_RANK": "1",
+    "PET_NPROC_PER_NODE": "8",
+    "PET_MASTER_ADDR": "run-train-1-master-0",
+    "PET_MASTER_PORT": "23456",
+}
+
+
+def test_a_pod_of_a_gang_joins_by_static_rendezvous() -> None:
+    place = Place.from_environment(POD, devices_per_node=1)
+    command = place.command(Path("stage.json"))
+    assert command[1:3] == ["-m", "torch.distributed.run"]
+    assert {"--nnodes=2", "--node-rank=1", "--nproc-per-node=8", "--max-restarts=0"} <= set(command)
+    assert {"--master-addr=run-train-1-master-0", "--master-port=23456"} <= set(command)
+    assert command[-4:] == ["-m", "kinema_trainer.worker", "--config", "stage.json"]
+    assert not place.leads
+    assert place.environment() == {}
+
+
+def test_a_node_with_one_process_needs_no_torchrun() -> None:
+    place = Place.from_environment({**POD, "PET_NPROC_PER_NODE": "1"}, devices_per_node=1)
+    assert place.command(Path("stage.json"))[1:3] == ["-m", "kinema_trainer.worker"]
+    found = place.environment()
+    assert (found["RANK"], found["WORLD_SIZE"], found["MASTER_PORT"]) == ("1", "2", "23456")
+
+
+def test_without_a_gang_the_config_says_how_many_processes() -> None:
+    place = Place.from_environment({}, devices_per_node=3)
+    assert (place.nodes, place.processes, place.leads) == (1, 3, True)
+
+
+def test_a_rendezvous_with_holes_is_named() -> None:
+    half = {name: value for name, value in POD.items() if name != "PET_MASTER_ADDR"}
+    with pytest.raises(StageError, match="PET_MASTER_ADDR") as caught:
+        Place.from_environment(half, devices_per_node=1)
+    assert caught.value.code is Exit.USER
+
+
+def test_the_first_cause_counts_not_what_followed(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path)
+    assert inbox.failure() is None
+    Reporter(tmp_path, rank=1).failed(Exit.COMMUNICATION, "peer gone")
+    assert inbox.failure() is not None
+    Reporter(tmp_path, rank=0).failed(Exit.NUMERICS, "the loss is nan at step 3")
+    Reporter(tmp_path, rank=2).failed(Exit.INTERNAL, "later")
+    failure = inbox.failure()
+    assert failure is not None
+    assert (failure.rank, failure.code) == (0, Exit.NUMERICS)
+    inbox.close()
+
+
+def test_steps_arrive_in_order_and_nobody_waits_for_a_listener(tmp_path: Path) -> None:
+    reporter = Reporter(tmp_path, rank=0)
+    step = Step(step=1, total=2, eta_seconds=0.5, metrics={"loss": 0.25}, log=True)
+    reporter.step(step)
+    inbox = Inbox(tmp_path)
+    reporter.step(step)
+    reporter.step(Step(step=2, total=2, eta_seconds=None, metrics={}, log=False))
+    assert inbox.receive(1.0) == step
+    second = inbox.receive(1.0)
+    assert second is not None
+    assert second.step == 2
+    assert inbox.receive(0.01) is None
+    assert inbox.pids() == {0: os.getpid()}
+    inbox.close()
+
+
+def run_program(tmp_path: Path, program: str, *, interrupted: threading.Event | None = None) -> list[Step]:
+    """Let a program stand for the training process."""
+    script = tmp_path / "program.py"
+    script.write_text(program)
+
+    class Fake(Place):
+        def command(self, config: Path) -> list[str]:
+            return [sys.executable, str(script)]
+
+    steps: list[Step] = []
+    launch.run(
+        Fake(nodes=1, node=0, processes=1, address="127.0.0.1", port=0),
+        config=Path("unused"),
+        environment=dict(os.environ),
+        interrupted=interrupted or threading.Event(),
+        on_step=steps.append,
+    )
+    return steps
+
+
+REPORTER = "from kinema_trainer.reports import Reporter, Step\nr = Reporter.from_environment(rank=0)\n"
+
+
+def test_steps_reach_the_stage(tmp_path: Path) -> None:
+    program = REPORTER + "[r.step(Step(step=n, total=3, eta_seconds=1.0, metrics={}, log=True)) for n in (1, 2, 3)]"
+    assert [step.step for step in run_program(tmp_path, program)] == [1, 2, 3]
+
+
+def test_a_processs_reason_is_the_stages(tmp_path: Path) -> None:
+    program = REPORTER + "r.failed(68, 'the loss is nan at step 3')\nraise SystemExit(68)"
+    with pytest.raises(StageError, match="the loss is nan at step 3") as caught:
+        run_program(tmp_path, program)
+    assert caught.value.code is Exit.NUMERICS
+
+
+def test_a_killed_process_is_an_internal_failure_that_is_tried_again(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"killed before it could say why \(exit code -9\)") as caught:
+        run_program(tmp_path, "import os\nos.kill(os.getpid(), 9)")
+    assert caught.value.code.retryable
+
+
+def test_an_interruption_reaches_the_processes(tmp_path: Path) -> None:
+    interrupted = threading.Event()
+    interrupted.set()
+    program = (
+        "import signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
+        f"{REPORTER}"
+        "signal.sigwait({signal.SIGTERM})\n"
+        "r.failed(75, 'told to stop: saved step 4 of 6')\n"
+        "sys.exit(75)\n"
+    )
+    with pytest.raises(StageError, match="saved step 4 of 6") as caught:
+        run_program(tmp_path, program, interrupted=interrupted)
+    assert caught.value.code is Exit.INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("[enforce fail] Connection closed by peer [10.0.0.3]:4021"), Exit.COMMUNICATION),
+        (RuntimeError("Gloo AllReduce failed"), Exit.COMMUNICATION),
+        (RuntimeError("shape '[3]' is invalid"), Exit.INTERNAL),
+        (OSError(28, "No space left on device"), Exit.STORAGE),
+        (StageError(Exit.DATA, "no clips"), Exit.DATA),
+    ],
+)
+def test_errors_have_their_codes(error: Exception, code: Exit, tmp_path: Path) -> None:
+    assert classify(error, workspace=tmp_path)[0] is code
+
+
+def test_a_process_that_makes_no_step_ends_itself(tmp_path: Path) -> None:
+    program = (
+        "import threading\n"
+        "from kinema_trainer.watchdog import Watchdog\n"
+        f"{REPORTER}"
+        "Watchdog(limit=0.1, parent=None, on_stall=lambda s: r.failed(71, 'no step'), code=71).start()\n"
+        "threading.Event().wait()\n"
+    )
+    with pytest.raises(StageError, match="no step") as caught:
+        run_program(tmp_path, program)
+    assert caught.value.code is Exit.STALLED
+
+
+def test_a_process_does_not_outlive_its_stage(tmp_path: Path) -> None:
+    parent = os.fork()
+    if parent == 0:
+        signal.pause()
+    program = (
+        "import threading\n"
+        "from kinema_trainer.watchdog import Watchdog\n"
+        f"Watchdog(limit=0, parent={parent}, on_stall=print, code=71).start()\n"
+        "threading.Event().wait()\n"
+    )
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    with pytest.raises(StageError, match="exit code 71"):
+        run_program(tmp_path, program)
+
+
+def test_failures_survive_as_json(tmp_path: Path) -> None:
+    Reporter(tmp_path, rank=3).failed(Exit.STORAGE, 'a "quoted" sentence')
+    inbox = Inbox(tmp_path)
+    failure = inbox.failure()
+    inbox.close()
+    assert isinstance(failure, Failure)
+    assert failure.message == 'a "quoted" sentence'
+
+
+def test_a_stopped_watchdog_ends_nothing() -> None:
+    stalls: list[float] = []
+    watchdog = Watchdog(limit=0.01, parent=None, on_stall=stalls.append, code=71)
+    watchdog.stop()
+    watchdog.start()
+    watchdog._thread.join(5)
+    assert not watchdog._thread.is_alive()
+    assert stalls == []

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole runs of one process: resume, accumulation, precision, interruption, failure."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanPipeline
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from kinema_api.exits import Exit, StageError
+from kinema_api.stage import TrainConfig
+from kinema_trainer import loop
+from kinema_trainer.checkpoints import complete, folder_of, newest
+from kinema_trainer.models.wan import ADAPTER
+from kinema_trainer.saver import Saver
+from kinema_trainer.stages import export
+from kinema_trainer.weights import read_config, read_into
+
+from tests.unit.trainer.conftest import Engine, Train
+
+
+def lines(engine: Engine, config: TrainConfig, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in engine.workspace.read(f"{config.run}/{name}").splitlines()]
+
+
+def losses(engine: Engine, config: TrainConfig) -> list[float]:
+    return [line["loss"] for line in lines(engine, config)]
+
+
+def trained(engine: Engine, config: TrainConfig, *, under: str = "model") -> dict[str, torch.Tensor]:
+    """The weights of a run's newest checkpoint."""
+    found = newest(engine.workspace, f"{config.run}/checkpoints")
+    assert found is not None
+    model = ADAPTER.build(read_config(engine.weights / "transformer"))
+    read_into(model, engine.workspace.local(found.folder), under=under)
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return max(float((one[name] - other[name]).detach().abs().max()) for name in one)
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, step: int) -> threading.Event:
+    """An event that a SIGTERM during `step` would set."""
+    event = threading.Event()
+    original = loop.Trainer._accumulate
+
+    def accumulate(self: loop.Trainer, micro: int) -> torch.Tensor:
+        if self.position.step + 1 == step:
+            event.set()
+        return original(self, micro)
+
+    monkeypatch.setattr(loop.Trainer, "_accumulate", accumulate)
+    return event
+
+
+def test_a_run_leaves_what_it_should(engine: Engine, train: Train) -> None:
+    config = engine.config(checkpoint={"everySteps": 2, "keep": 2})
+    train(engine, config)
+    found = lines(engine, config)
+    assert [line["step"] for line in found] == list(range(1, 7))
+    wanted = {"loss", "learning_rate", "grad_norm", "samples_per_second", "step_seconds", "tflops_per_second"}
+    assert wanted <= found[0].keys()
+    assert "mfu" not in found[0]
+    kept = complete(engine.workspace, f"{config.run}/checkpoints")
+    assert [one.position.step for one in kept] == [4, 6]
+    assert kept[-1].position.consumed == 12
+    events = EventAccumulator(str(engine.workspace.local(f"{config.run}/tensorboard")))
+    events.Reload()
+    assert len(events.Scalars("train/loss")) == 6
+    before = ADAPTER.load(engine.weights / "transformer")
+    assert difference(trained(engine, config), dict(before.named_parameters())) > 1e-3
+
+
+def test_a_resumed_run_is_the_run_that_was_never_broken(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ema = {"enabled": True, "decay": 0.9}
+    whole, broken = engine.config("whole", ema=ema), engine.config("broken", ema=ema)
+    train(engine, whole)
+    with monkeypatch.context() as patch, pytest.raises(StageError, match="saved step 3 of 6") as caught:
+        train(engine, broken, interrupted=interrupt_after(patch, 3))
+    assert caught.value.code is Exit.INTERRUPTED
+    train(engine, broken.model_copy(update={"attempt": 2}))
+    assert losses(engine, broken) == losses(engine, whole)
+    for part in ("model", "ema"):
+        assert difference(trained(engine, broken, under=part), trained(engine, whole, under=part)) == 0
+    assert difference(trained(engine, whole), trained(engine, whole, under="ema")) > 0
+
+
+def test_steps_that_a_kill_lost_are_made_again_and_counted(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, whole = engine.config(), engine.config("whole")
+    train(engine, whole)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        original = loop.Trainer._accumulate
+
+        def accumulate(self: loop.Trainer, micro: int) -> torch.Tensor:
+            if self.position.step == 5:
+                raise ZeroDivisionError
+            return original(self, micro)
+
+        patch.setattr(loop.Trainer, "_accumulate", accumulate)
+        train(engine, config)
+    assert [line["step"] for line in lines(engine, config)] == [1, 2, 3, 4, 5]
+    # As a kill in the middle of a line leaves it.
+    path = engine.workspace.local(f"{config.run}/metrics.jsonl")
+    path.write_bytes(path.read_bytes() + b'{"step": 6, "lo')
+    train(engine, config.model_copy(update={"attempt": 2}))
+    assert losses(engine, config) == losses(engine, whole)
+    events = [(line["event"], line["step"], line.get("repeats")) for line in lines(engine, config, "events.jsonl")]
+    assert events == [("started", 0, 0), ("ended", 5, None), ("resumed", 4, 1), ("ended", 6, None)]
+
+
+def test_a_truncated_checkpoint_is_passed_over(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, whole = engine.config(), engine.config("whole")
+    train(engine, whole)
+    with monkeypatch.context() as patch, pytest.raises(StageError):
+        train(engine, config, interrupted=interrupt_after(patch, 5))
+    root = f"{config.run}/checkpoints"
+    (data,) = engine.workspace.local(folder_of(root, 5)).glob("*.distcp")
+    data.write_bytes(data.read_bytes()[:-100])
+    engine.workspace.write(f"{folder_of(root, 6)}/__0_0.distcp", b"half")
+    with caplog.at_level(logging.WARNING):
+        train(engine, config)
+    assert "step-00000005 is damaged" in caplog.text
+    assert losses(engine, config) == losses(engine, whole)
+    assert difference(trained(engine, config), trained(engine, whole)) == 0
+
+
+def test_a_finished_run_makes_no_step(engine: Engine, train: Train) -> None:
+    config = engine.config()
+    train(engine, config)
+    before = lines(engine, config)
+    train(engine, config)
+    assert lines(engine, config) == before
+
+
+def test_another_recipe_does_not_go_on_from_old_checkpoints(engine: Engine, train: Train) -> None:
+    train(engine, engine.config(steps=2))
+    with pytest.raises(StageError, match="another model, dataset, seed or objective") as caught:
+        train(engine, engine.config(steps=4, seed=5))
+    assert caught.value.code is Exit.USER
+
+
+def test_accumulation_gives_the_step_of_the_large_batch(engine: Engine, train: Train) -> None:
+    large, small = engine.config("large", batchPerDevice=4), engine.config("small", batchPerDevice=1, accumulate=4)
+    train(engine, large)
+    train(engine, small)
+    assert losses(engine, small) == pytest.approx(losses(engine, large), rel=1e-4)
+    assert difference(trained(engine, small), trained(engine, large)) < 1e-4
+
+
+def test_recomputation_changes_nothing(engine: Engine, train: Train) -> None:
+    plain, sparing = engine.config("plain"), engine.config("sparing", recompute=True)
+    train(engine, plain)
+    train(engine, sparing)
+    assert difference(trained(engine, sparing), trained(engine, plain)) < 1e-6
+
+
+def test_bfloat16_computes_close_to_float32_and_keeps_float32_weights(engine: Engine, train: Train) -> None:
+    exact, fast = engine.config("exact"), engine.config("fast", precision="bf16")
+    train(engine, exact)
+    train(engine, fast)
+    assert losses(engine, fast) != losses(engine, exact)
+    assert losses(engine, fast) == pytest.approx(losses(engine, exact), rel=0.02)
+    weights = trained(engine, fast)
+    rounded = max(float((weight - weight.bfloat16().float()).abs().max()) for weight in weights.values())
+    assert rounded > 0
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ADAPTER.forward
+
+    def forward(model: Any, *, latents: torch.Tensor, **rest: Any) -> torch.Tensor:
+        calls.append(1)
+        output = original(model, latents=latents, **rest)
+        return output * float("nan") if len(calls) == 4 else output
+
+    calls: list[int] = []
+    monkeypatch.setattr(ADAPTER, "forward", forward)
+    config = engine.config()
+    with pytest.raises(StageError, match="the loss is nan at step 4") as caught:
+        train(engine, config)
+    assert caught.value.code is Exit.NUMERICS
+    assert [one.position.step for one in complete(engine.workspace, f"{config.run}/checkpoints")] in ([], [2])
+    assert [line["step"] for line in lines(engine, config)] == [1, 2, 3]
+
+
+def test_a_checkpoint_is_of_the_moment_it_was_asked_for(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training goes on while a checkpoint is written: the write must not see later steps."""
+    slow = engine.config("slow", checkpoint={"everySteps": 3, "asynchronous": False})
+    train(engine, slow)
+    original = Saver.save
+
+    def save(self: Saver, state: Any, position: Any, *, wait: bool) -> None:
+        original(self, state, position, wait=False)
+        if not wait:
+            for tensors in (state["model"], *state["optimizer"].values()):
+                for tensor in tensors.values():
+                    tensor.add_(1000.0)
+            self.finish()
+            raise InterruptedError
+
+    monkeypatch.setattr(Saver, "save", save)
+    fast = engine.config("fast", checkpoint={"everySteps": 3})
+    with pytest.raises(InterruptedError):
+        train(engine, fast)
+    monkeypatch.undo()
+    root = f"{fast.run}/checkpoints"
+    assert newest(engine.workspace, root) is not None
+    slow_model, fast_model = (ADAPTER.build(read_config(engine.weights / "transformer")) for _ in range(2))
+    read_into(slow_model, engine.workspace.local(folder_of(f"{slow.run}/checkpoints", 3)), under="model")
+    read_into(fast_model, engine.workspace.local(folder_of(root, 3)), under="model")
+    assert difference(dict(slow_model.named_parameters()), dict(fast_model.named_parameters())) == 0
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_the_export_is_a_pipeline_with_the_trained_weights(engine: Engine, train: Train, ema: bool) -> None:
+    config = engine.config(ema={"enabled": ema, "decay": 0.9})
+    train(engine, config)
+    end = export.run(engine.context(engine.export_config(ema=ema)))
+    assert end.counts == {"step": 6}
+    folder = engine.workspace.local(f"{config.run}/export")
+    assert {"model_index.json", "_SUCCESS.json", "vae", "tokenizer"} <= {path.name for path in folder.iterdir()}
+    pipeline: Any = WanPipeline.from_pretrained(folder)
+    exported = dict(pipeline.transformer.named_parameters())
+    assert difference(trained(engine, config, under="ema" if ema else "model"), exported) == 0
+    assert export.run(engine.context(engine.export_config(ema=ema))).reason == "ArtifactExists"
+
+
+def test_an_export_of_a_longer_run_replaces_the_old_one(engine: Engine, train: Train) -> None:
+    train(engine, engine.config(steps=2))
+    export.run(engine.context(engine.export_config()))
+    leftover = engine.workspace.local(f"{engine.config().run}/.kinema-tmp-export-dead")
+    leftover.mkdir()
+    train(engine, engine.config(steps=4))
+    end = export.run(engine.context(engine.export_config()))
+    assert end.counts == {"step": 4}
+    assert not leftover.exists()
+
+
+def test_an_export_that_does_not_fit_the_checkpoint_is_refused(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(engine, engine.config(steps=2))
+    original = ADAPTER.save
+
+    def save(model: Any, folder: Path) -> None:
+        original(model, folder)
+        with torch.no_grad():
+            model.proj_out.weight.add_(1e-3)
+
+    monkeypatch.setattr(ADAPTER, "save", save)
+    config = engine.export_config()
+    with pytest.raises(StageError, match="differs from the checkpoint") as caught:
+        export.run(engine.context(config))
+    assert caught.value.code is Exit.STORAGE
+    assert not engine.workspace.exists(f"{config.run}/export")

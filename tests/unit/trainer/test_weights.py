@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights to a sharded checkpoint and back, and what happens to damaged ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from kinema_api.exits import Exit, StageError
+from kinema_api.settings import ConvertSettings
+from kinema_api.stage import ConvertConfig
+from kinema_stage.artifact import published
+from kinema_trainer.models.wan import ADAPTER
+from kinema_trainer.stages import convert
+from kinema_trainer.weights import Source, read_config, read_into, same_bits, verify_checkpoint, write_checkpoint
+
+from tests.unit.trainer.conftest import CONVERTED, Engine
+
+FILE = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def transformer(tmp_path: Path, weights: Path) -> Path:
+    """A copy of the transformer's folder that a test may damage."""
+    return Path(shutil.copytree(weights / "transformer", tmp_path / "pipeline" / "transformer"))
+
+
+def convert_config(engine: Engine, pipeline: Path) -> ConvertConfig:
+    uri = f"file://{pipeline}"
+    return ConvertConfig(**engine.common("other"), key="d" * 8, weights=uri, settings=ConvertSettings())
+
+
+def test_round_trip_is_exact(engine: Engine, weights: Path, tmp_path: Path) -> None:
+    folder = engine.workspace.local(f"artifacts/convert/{CONVERTED}")
+    model = ADAPTER.build(read_config(folder))
+    read_into(model, folder)
+    ADAPTER.save(model, tmp_path / "back")
+    before, after = load_file(weights / "transformer" / FILE), load_file(tmp_path / "back" / FILE)
+    assert before.keys() == after.keys()
+    assert all(same_bits(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_stored_number_formats_and_odd_values_survive(transformer: Path, tmp_path: Path) -> None:
+    tensors = load_file(transformer / FILE)
+    tensors["proj_out.weight"] = tensors["proj_out.weight"].to(torch.bfloat16)
+    tensors["proj_out.bias"][:3] = torch.tensor([float("nan"), -0.0, float("inf")])
+    save_file(tensors, transformer / FILE)
+    write_checkpoint(Source(transformer), tmp_path / "checkpoint")
+    assert verify_checkpoint(Source(transformer), tmp_path / "checkpoint") == len(tensors)
+
+
+def test_a_changed_tensor_is_found(transformer: Path, tmp_path: Path) -> None:
+    write_checkpoint(Source(transformer), tmp_path / "checkpoint")
+    tensors = load_file(transformer / FILE)
+    tensors["blocks.1.ffn.net.2.bias"][0] += 1e-7
+    save_file(tensors, transformer / FILE)
+    with pytest.raises(StageError, match=r"tensor blocks\.1\.ffn\.net\.2\.bias read back differs") as caught:
+        verify_checkpoint(Source(transformer), tmp_path / "checkpoint")
+    assert caught.value.code is Exit.STORAGE
+
+
+def test_weights_in_several_files_are_read_by_their_index(transformer: Path, tmp_path: Path) -> None:
+    tensors = load_file(transformer / FILE)
+    names = sorted(tensors)
+    table = {name: f"part-{index % 2}.safetensors" for index, name in enumerate(names)}
+    for part in sorted(set(table.values())):
+        save_file({name: tensors[name] for name in names if table[name] == part}, transformer / part)
+    (transformer / FILE).unlink()
+    (transformer / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+    write_checkpoint(Source(transformer), tmp_path / "checkpoint")
+    assert verify_checkpoint(Source(transformer), tmp_path / "checkpoint") == len(tensors)
+    (transformer / "part-1.safetensors").unlink()
+    with pytest.raises(StageError, match=r"lacks part-1\.safetensors: download the weights again"):
+        Source(transformer)
+
+
+def test_weights_that_do_not_fit_their_config_are_named(engine: Engine, transformer: Path) -> None:
+    tensors = load_file(transformer / FILE)
+    del tensors["proj_out.bias"]
+    tensors["extra"] = torch.zeros(1)
+    save_file(tensors, transformer / FILE)
+    config = convert_config(engine, transformer.parent)
+    with pytest.raises(StageError, match=r"lacks proj_out\.bias, it has an unknown extra") as caught:
+        convert.run(engine.context(config))
+    assert caught.value.code is Exit.WEIGHTS
+    assert published(engine.workspace, f"artifacts/convert/{config.key}") is None
+
+
+def test_truncated_weights_are_named(engine: Engine, transformer: Path) -> None:
+    data = (transformer / FILE).read_bytes()
+    (transformer / FILE).write_bytes(data[: len(data) // 2])
+    with pytest.raises(StageError, match="cannot be read") as caught:
+        convert.run(engine.context(convert_config(engine, transformer.parent)))
+    assert caught.value.code is Exit.WEIGHTS
+
+
+def test_convert_clears_what_an_interrupted_attempt_left(engine: Engine, weights: Path) -> None:
+    config = convert_config(engine, weights)
+    stale = f"artifacts/convert/{config.key}/__0_7.distcp"
+    engine.workspace.write(stale, b"half")
+    end = convert.run(engine.context(config))
+    assert end.counts["verified"] == end.counts["tensors"] > 50
+    assert not engine.workspace.exists(stale)
+    manifest = published(engine.workspace, f"artifacts/convert/{config.key}")
+    assert manifest is not None
+    assert {".metadata", "config.json"} <= manifest.files.keys()
+    assert convert.run(engine.context(config)).reason == "ArtifactExists"
