@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKLWan
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from transformers import AutoTokenizer, UMT5EncoderModel
@@ -23,6 +25,12 @@ DTYPES = {
     FeatureDtype.BFLOAT16: torch.bfloat16,
     FeatureDtype.FLOAT16: torch.float16,
 }
+
+
+def hide_loading_bars() -> None:
+    """Keep the libraries' bars out of a log of JSON lines."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 class Encoders:
@@ -40,6 +48,7 @@ class Encoders:
         self._device = device
         self._dtype = dtype
         self._text_length = text_length
+        hide_loading_bars()
 
     @torch.inference_mode()
     def latents(self, video: torch.Tensor) -> torch.Tensor:

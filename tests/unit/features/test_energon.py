@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch
 from kinema_trainer.energon import metadata, offsets, offsets_name
 from kinema_trainer.shards import Sample, Sidecar, shard_name, sidecar_name, write_shard
 
-energon = pytest.importorskip("megatron.energon")
+energon: Any = pytest.importorskip("megatron.energon")
 
 
 def sample(number: int) -> Sample:
@@ -48,16 +49,16 @@ def test_energon_trains_from_the_folder(tmp_path: Path) -> None:
     store(tmp_path, [[sample(0), sample(1), sample(2)], [sample(3)]])
 
     @energon.stateless
-    def cook(raw: dict) -> dict:
+    def cook(raw: dict[str, Any]) -> dict[str, Any]:
         return {"__key__": raw["__key__"], **{part: raw[part] for part in ("latents.pth", "text.pth", "json")}}
 
     class Plain(energon.TaskEncoder):
         cookers = (energon.Cooker(cook),)
 
-        def encode_sample(self, sample: dict) -> dict:
+        def encode_sample(self, sample: dict[str, Any]) -> dict[str, Any]:
             return sample
 
-        def batch(self, samples: list[dict]) -> list[dict]:
+        def batch(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
             return samples
 
     dataset = energon.get_train_dataset(
@@ -78,7 +79,7 @@ def test_energon_trains_from_the_folder(tmp_path: Path) -> None:
         assert item["json"] == original.meta
 
 
-def rows(path: Path, table: str) -> list[tuple]:
+def rows(path: Path, table: str) -> list[tuple[Any, ...]]:
     with sqlite3.connect(path) as database:
         return sorted(database.execute(f"SELECT * FROM {table}"))
 

@@ -66,8 +66,10 @@ def files(workspace: Workspace) -> list[str]:
     return sorted(path.name for path in workspace.local(FOLDER).glob("*.mp4"))
 
 
-def test_one_video_for_each_prompt_and_seed(workspace: Workspace) -> None:
+def test_one_video_for_each_prompt_and_seed(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    capfd.readouterr()
     end = sample.run(context(workspace, seeds=[3, 4]))
+    assert "%|" not in "".join(capfd.readouterr()), "a bar among the log lines"
     assert end.code == Exit.OK
     assert end.counts == {"videos": 4}
     assert files(workspace) == ["00-seed3.mp4", "00-seed4.mp4", "01-seed3.mp4", "01-seed4.mp4"]

@@ -25,6 +25,7 @@ from kinema_api.stage import SampleConfig
 from kinema_stage import artifact, clips
 from kinema_stage.context import Context
 from kinema_trainer import device
+from kinema_trainer.encoders import hide_loading_bars
 from kinema_trainer.mp4 import write_mp4
 
 CAPTIONS = 4
@@ -160,6 +161,7 @@ class Studio:
         export = f"{self._config.run}/{Stage.EXPORT}"
         if artifact.published(self._context.workspace, export) is None:
             raise StageError(Exit.USER, f"{self._context.workspace.uri(export)}: no export there; enable stages.export")
+        hide_loading_bars()
         kind = getattr(diffusers, self._config.model.pipeline)
         found = device.find().device
         half = torch.float32 if found.type == "cpu" else torch.bfloat16
