@@ -87,7 +87,7 @@ def ended() -> Iterator[None]:
 
 def test_the_webhook_of_training_operator_answers(running: ControlPlane) -> None:
     other = job().replace('"name": "pytorch"', '"name": "other"')
-    with pytest.raises(ClusterError, match="denied the request.*named pytorch"):
+    with pytest.raises(ClusterError, match=r"denied the request.*with name pytorch"):
         running.kubectl("create", "--filename=-", text=other)
 
 

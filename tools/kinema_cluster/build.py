@@ -129,7 +129,7 @@ def build_key(tool: Tool) -> str:
     return digest.hexdigest()[:12]
 
 
-def environment() -> dict[str, str]:
+def environment(tool: Tool) -> dict[str, str]:
     """The environment of every `go` command: the user's proxy settings, nothing else that could change a build."""
     dropped = {"GOFLAGS", "GOOS", "GOARCH", "GOEXPERIMENT", "GOBIN", "GOAMD64"}
     kept = {key: value for key, value in os.environ.items() if key not in dropped}
@@ -137,8 +137,13 @@ def environment() -> dict[str, str]:
         "CGO_ENABLED": "0",
         "GOFLAGS": "",
         "GOWORK": "off",
-        "GOCACHE": str(cache() / "go-build"),
+        "GOCACHE": str(compiled(tool)),
     }
+
+
+def compiled(tool: Tool) -> Path:
+    """Go's build cache of one tool: gigabytes, that only an interrupted build can use again."""
+    return cache() / "go-build" / tool.name
 
 
 def parse_go_version(text: str) -> tuple[int, int]:
@@ -205,11 +210,12 @@ def _build(tool: Tool, progress: Progress) -> None:
         for path in [partial / "manifests", *(partial / "manifests").rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
     partial.rename(home)
+    shutil.rmtree(compiled(tool), ignore_errors=True)
 
 
 def _go(tool: Tool, command: list[str]) -> str:
     done = subprocess.run(
-        ["nice", "-n", "5", *command], cwd=tool.folder, env=environment(), capture_output=True, text=True
+        ["nice", "-n", "5", *command], cwd=tool.folder, env=environment(tool), capture_output=True, text=True
     )
     if done.returncode:
         last = "\n".join(done.stderr.strip().splitlines()[-20:])

@@ -70,7 +70,7 @@ def fake_go(tmp_path: Path, script: str) -> str:
 
 
 # Finds the word after -o and makes that file; says so in a log.
-COMPILE = 'while [ "$1" != -o ]; do shift; done; echo built >> {log}; echo binary > "$2"'
+COMPILE = 'mkdir -p "$GOCACHE/ab"; while [ "$1" != -o ]; do shift; done; echo built >> {log}; echo binary > "$2"'
 
 
 def test_two_callers_build_once(tool: build.Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +85,7 @@ def test_two_callers_build_once(tool: build.Tool, tmp_path: Path, monkeypatch: p
         caller.join()
     assert log.read_text() == "built\n"
     assert tool.binary("hello").read_text() == "binary\n"
+    assert not build.compiled(tool).exists()
     assert any("building hello v1.2.3" in line for line in said)
 
 
