@@ -25,8 +25,6 @@ FULL = {
     "etcd": "etcd-server",
     "openssl": "openssl",
     "umount": "mount",
-    "buildah": "buildah",
-    "mmdebstrap": "mmdebstrap",
 }
 CONTROL_PLANE = {"etcd": "etcd-server", "openssl": "openssl", "unshare": "util-linux"}
 POLICY = Path("/usr/sbin/policy-rc.d")
