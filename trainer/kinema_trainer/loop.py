@@ -63,7 +63,12 @@ class Trainer:
     def run(self) -> None:
         """Train from the current position to the last step."""
         while self.position.step < self.settings.steps:
-            result, stop = self._step()
+            try:
+                result, stop = self._step()
+            except StageError:
+                # The checkpoint that is being written is good, and its writers run beside the loop in every process.
+                self.saver.finish()
+                raise
             self.position = result.position
             self.on_step(result)
             last = self.position.step == self.settings.steps
