@@ -7,14 +7,14 @@ import json
 import queue
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from kinema_api.job import StageState
 from kinema_api.names import JOB_PLURAL, Stage
 from kinema_demo.errors import DemoError
 from kinema_demo.job import JobView, read
-from kinema_demo.kubectl import Kubectl, json_stream
+from kinema_demo.kubectl import Kubectl
 
 KIND = f"{JOB_PLURAL}.kinema.dev"
 RETRY = 1.0
@@ -44,13 +44,13 @@ class Follower:
 
     kubectl: Kubectl
     name: str
-    _queue: queue.SimpleQueue[News] = field(default_factory=queue.SimpleQueue)
+    _queue: queue.SimpleQueue[News | Exception] = field(default_factory=queue.SimpleQueue)
     _stop: threading.Event = field(default_factory=threading.Event)
     _processes: list[subprocess.Popen[str]] = field(default_factory=list)
     _logged: str = ""
 
     def __enter__(self) -> Follower:
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._start(self._watch)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,14 +67,30 @@ class Follower:
             except queue.Empty:
                 yield None
                 continue
+            if isinstance(found, Exception):
+                raise found
             yield found
             if isinstance(found, Gone) or (isinstance(found, JobView) and found.ended):
                 return
 
+    def _start(self, work: Callable[[], None]) -> None:
+        """Run something in the background; what goes wrong there is raised by `news`."""
+
+        def run() -> None:
+            try:
+                work()
+            except Exception as error:
+                self._queue.put(error)
+
+        threading.Thread(target=run, daemon=True).start()
+
     def _watch(self) -> None:
         while not self._stop.is_set():
             with self._open("get", KIND, self.name, "-w", "-o", "json", "--output-watch-events") as process:
-                for event in json_stream(process.stdout or ()):
+                for line in process.stdout or ():
+                    if not line.endswith("\n"):
+                        break  # kubectl was cut short
+                    event = json.loads(line)
                     if event["type"] == "DELETED":
                         self._queue.put(Gone())
                         return
@@ -98,7 +114,7 @@ class Follower:
         train = job.stage(Stage.TRAIN.value)
         if train and train.state == StageState.RUNNING.value and train.child and train.child != self._logged:
             self._logged = train.child
-            threading.Thread(target=self._log, args=(train.child,), daemon=True).start()
+            self._start(lambda: self._log(train.child))
 
     def _log(self, child: str) -> None:
         """Follow the log of an attempt's first pod; from its beginning, and again until it can be opened."""

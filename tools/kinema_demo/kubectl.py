@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,3 @@ class Kubectl:
         """Start it in the background, its standard output a pipe of text."""
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, **options}
         return subprocess.Popen(self.command(*arguments), env=self.environment, **options)
-
-
-def json_stream(lines: Iterable[str]) -> Iterator[Object]:
-    """The objects of `kubectl ... -o json -w`, which prints one indented object after another."""
-    block: list[str] = []
-    for line in lines:
-        block.append(line)
-        if line.rstrip() == "}":
-            yield json.loads("".join(block))
-            block.clear()

@@ -7,12 +7,13 @@ import io
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
-from kinema_demo.follow import Gone, News, Step, read_step
+from kinema_demo.follow import Follower, Gone, News, Step, read_step
 from kinema_demo.job import JobView, read
-from kinema_demo.kubectl import json_stream
+from kinema_demo.kubectl import Kubectl
 from kinema_demo.steps import duration
 from kinema_demo.view import Plain, Screen, show, sparkline
 from rich.console import Console
@@ -157,10 +158,49 @@ def test_sparkline() -> None:
     assert len(sparkline(range(1000))) == 60
 
 
-def test_json_stream_splits_what_kubectl_watch_prints() -> None:
-    objects: list[dict[str, Any]] = [{"a": {"b": {}}}, {"c": []}]
-    printed = "".join(json.dumps(item, indent=4) + "\n" for item in objects)
-    assert list(json_stream(printed.splitlines(keepends=True))) == objects
+KUBECTL = """\
+#!/bin/sh
+case "$*" in
+  *--output-watch-events*) cat "$0.events"; exec tail -f /dev/null ;;
+  *logs*wan-train-2-master-0*) printf '{"step": 1, "total_steps": 2, "loss": 0.5}\\nnoise\\n' ;;
+  *) exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def follower(tmp_path: Path) -> Follower:
+    """A follower of a kubectl that tells what stands in the file kubectl.events."""
+    binary = tmp_path / "kubectl"
+    binary.write_text(KUBECTL)
+    binary.chmod(0o755)
+    return Follower(Kubectl(binary=str(binary), kubeconfig=tmp_path / "config"), "wan")
+
+
+def test_a_follower_sees_the_watch_and_the_log_of_training(follower: Follower, tmp_path: Path) -> None:
+    events = [{"type": kind, "object": {"kind": "VideoTrainingJob", **RUNNING}} for kind in ("ADDED", "MODIFIED")]
+    (tmp_path / "kubectl.events").write_text("".join(json.dumps(event) + "\n" for event in events))
+    seen: list[News] = []
+    with follower:
+        for news in follower.news(patience=20):
+            assert news is not None, "silence"
+            seen.append(news)
+            if len(seen) == 3:
+                break
+    assert sorted(type(news).__name__ for news in seen) == ["JobView", "JobView", "Step"]
+    assert Step(step=1, total=2, loss=0.5) in seen
+
+
+def test_a_follower_ends_with_its_job(follower: Follower, tmp_path: Path) -> None:
+    (tmp_path / "kubectl.events").write_text(json.dumps({"type": "DELETED", "object": {}}) + "\n")
+    with follower:
+        assert list(follower.news(patience=20)) == [Gone()]
+
+
+def test_a_follower_hides_no_error(follower: Follower, tmp_path: Path) -> None:
+    (tmp_path / "kubectl.events").write_text("this is no JSON\n")
+    with follower, pytest.raises(ValueError, match="Expecting value"):
+        list(follower.news(patience=20))
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(7.9, "0:07"), (750, "12:30"), (3723, "1:02:03")])
