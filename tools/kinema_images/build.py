@@ -67,6 +67,9 @@ def build(order: Order, *, say: Callable[[str], None] = print) -> dict[str, Buil
         buildah.share_cache(Path(os.environ.get("UV_CACHE_DIR") or paths.cache() / "uv-cache"))
         chosen = selected(recipe.read_all(paths.REPOSITORY), order)
         everything = recorded()
+        if order.fresh and not order.base_image:
+            for image in sorted({item.base for item in chosen}):
+                base.ensure(image, buildah, fresh=True)
         for item in chosen:
             everything[item.name] = _one(item, order, buildah, say)
             # At once: what a later failure leaves is not built again, and not forgotten below.
@@ -74,7 +77,7 @@ def build(order: Order, *, say: Callable[[str], None] = print) -> dict[str, Buil
         _forget(buildah, everything.values(), say)
         if order.push:
             for item in chosen:
-                _push(everything[item.name], order, say)
+                push(everything[item.name], order, say=say)
         return everything
 
 
@@ -112,7 +115,7 @@ def _build(
 ) -> Built:
     began = time.monotonic()
     say(f"{reference}: building")
-    base_image = order.base_image or base.ensure(item.base, buildah, fresh=order.fresh)
+    base_image = order.base_image or base.ensure(item.base, buildah)
     log = paths.cache() / "log" / f"image-{item.name}.log"
     arguments = {"BASE_IMAGE": base_image}
     buildah.build(item.dockerfile, context=context, tag=reference, log=log, arguments=arguments, fresh=order.fresh)
@@ -141,7 +144,8 @@ def _forget(buildah: Buildah, images: Iterable[Built], say: Callable[[str], None
         say(f"{freed / 1e6:.0f} MB of replaced layers removed")
 
 
-def _push(image: Built, order: Order, say: Callable[[str], None]) -> None:
+def push(image: Built, order: Order, *, say: Callable[[str], None]) -> None:
+    """Copy one image to the registry of the order, under the version and under the key of its content."""
     key = image.reference.rpartition(":")[2]
     options = ["--dest-tls-verify=false"] if order.insecure else []
     for tag in (version(paths.REPOSITORY), key):
