@@ -32,8 +32,15 @@ class WanAdapter:
         model.rope = rope.to(device)
 
     def load(self, folder: Path) -> WanTransformer3DModel:
-        """The transformer of a diffusers folder."""
-        return WanTransformer3DModel.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True).eval()
+        """The transformer of a diffusers folder.
+
+        Tensors are copied: those of a mapped file lie at odd addresses, where kernels sum in another order and differ in
+        the last bits from the same weights in a checkpoint.
+        """
+        model = WanTransformer3DModel.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True).eval()
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+        return model
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write config and sharded safetensors."""
