@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from kinema_api.job import Phase, StageState
+from kinema_api.job import AttemptState, Phase, StageState
 from kinema_api.names import Stage
 
 
@@ -23,6 +23,10 @@ class StageView:
     child: str = ""
     """The child object of its last attempt."""
     attempts: int = 0
+    failed: int = 0
+    """Attempts that failed."""
+    failure: str = ""
+    """Why the last of them did."""
     seconds: float | None = None
     """From the first attempt's start to the last one's end; None while it has not ended."""
     started: datetime | None = None
@@ -94,6 +98,7 @@ def _stage(name: str, stage: Mapping[str, Any] | None) -> StageView:
     if stage is None:
         return StageView(name=name, state=StageState.PENDING.value)
     attempts = stage.get("attempts") or []
+    failed = [attempt for attempt in attempts if attempt.get("state") == AttemptState.FAILED.value]
     started = _time(attempts[0].get("startedAt")) if attempts else None
     finished = _time(attempts[-1].get("finishedAt")) if attempts else None
     return StageView(
@@ -103,6 +108,10 @@ def _stage(name: str, stage: Mapping[str, Any] | None) -> StageView:
         message=stage.get("message") or "",
         child=attempts[-1]["child"] if attempts else "",
         attempts=len(attempts),
+        failed=len(failed),
+        failure=f"attempt {failed[-1]['number']}: {failed[-1].get('message') or failed[-1].get('reason')}"
+        if failed
+        else "",
         seconds=(finished - started).total_seconds() if started and finished else None,
         started=started,
         counts=stage.get("counts"),

@@ -91,7 +91,7 @@ class Screen:
         if stage.name == Stage.TRAIN.value and self.losses and self.total:
             percentage = 100 * max(self.losses) // self.total
         if not percentage:
-            return Text(stage.message, style="dim")
+            return Text(stage.message or stage.failure, style="dim" if stage.message else "yellow")
         filled = percentage * 24 // 100
         text = Text.assemble(("━" * filled, "cyan"), ("━" * (24 - filled), "dim"), f" {percentage:3d} %")
         if self.job.eta:
@@ -123,12 +123,16 @@ class Plain:
         self._console = console
         self._started = time.monotonic()
         self._states: dict[str, tuple[str, int]] = {}
+        self._failed: dict[str, int] = {}
         self._told = -1
 
     def take(self, news: News) -> None:
         """Print what is new."""
         if isinstance(news, JobView):
             for stage in news.stages:
+                if stage.failed > self._failed.get(stage.name, 0):
+                    self._failed[stage.name] = stage.failed
+                    self._print(f"{stage.name}: failed, {stage.failure}")
                 key = (stage.state, stage.attempts)
                 if stage.state != StageState.PENDING.value and self._states.get(stage.name) != key:
                     self._states[stage.name] = key

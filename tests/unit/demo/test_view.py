@@ -35,12 +35,13 @@ def job(phase: str = "Running", **status: Any) -> dict[str, Any]:
 
 
 CHECKED = attempt(1, child="wan-check-1", finished="2026-11-21T10:00:07Z")
+KILLED = {**attempt(1, child="wan-train-1"), "state": "Failed", "message": "it was killed"}
 RUNNING = job(
     restarts=1,
     stages=[
         stage("check", "Succeeded", message="4 of 4 videos", attempts=[CHECKED]),
         stage("prepare", "Skipped", message="exists already"),
-        stage("train", "Running", attempts=[attempt(1, child="wan-train-1"), attempt(2, child="wan-train-2")]),
+        stage("train", "Running", attempts=[KILLED, attempt(2, child="wan-train-2")]),
         stage("sample", "Pending"),
     ],
     progress={"stage": "train", "percentage": 40, "eta": "1m", "step": 40, "totalSteps": 100, "loss": "0.5"},
@@ -106,12 +107,13 @@ def test_plain_lines_tell_each_change_once() -> None:
         plain.take(news)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
-    assert [line.split(maxsplit=1)[1] for line in lines[:3]] == [
+    assert [line.split(maxsplit=1)[1] for line in lines[:4]] == [
         "check: succeeded: 4 of 4 videos",
         "prepare: skipped: exists already",
+        "train: failed, attempt 1: it was killed",
         "train: running (attempt 2)",
     ]
-    assert len(lines) <= 3 + 21
+    assert len(lines) <= 4 + 21
     assert lines[-1].endswith("train: step 100/100, loss 1.0000")
 
 
