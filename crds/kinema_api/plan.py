@@ -246,6 +246,7 @@ def stage_config(
             return FeaturesConfig(
                 **common,
                 key=keys.features,
+                dataset=dataset,
                 prepare_key=keys.prepare,
                 encoder_key=keys.encoder,
                 weights=weights,

@@ -89,6 +89,8 @@ class FeaturesConfig(StageConfig):
     stage: Literal[Stage.FEATURES] = Stage.FEATURES
     key: str
     """The artifact's key."""
+    dataset: Dataset
+    """The videos that the clips are cut from."""
     prepare_key: str
     """The manifest of clips."""
     encoder_key: str

@@ -12,7 +12,7 @@ from kinema_api.keys import PREPARE_FORMAT, digest
 from kinema_api.settings import Video
 from kinema_stage.quarantine import Quarantined, Reason
 from kinema_stage.video import VideoInfo, decode
-from kinema_stage.workspace import Workspace, local_path
+from kinema_stage.workspace import Workspace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,10 +30,8 @@ class Clip(Model):
 
     key: str
     """Digest of the source's content, the cut, the geometry and the caption: all that decides the clip's features."""
-    source: str
-    """Address of the video."""
     video: str
-    """The video, relative to the dataset's folder."""
+    """The video, relative to the dataset's folder: each job that shares the list has its own address for that."""
     start_seconds: float
     """Where the clip starts, after the first frame of the video."""
     frames: int
@@ -47,14 +45,17 @@ class Clip(Model):
     caption: str
     """What the video shows."""
 
-    def decode(self) -> npt.NDArray[np.uint8]:
+    def decode(self, root: Path) -> npt.NDArray[np.uint8]:
         """RGB frames [frames, height, width, 3].
+
+        Args:
+            root: the dataset's folder, see `dataset.root_of`.
 
         Raises:
             VideoError: the source cannot be decoded.
         """
         return decode(
-            local_path(self.source),
+            root / self.video,
             start=self.start_seconds,
             count=self.frames,
             fps=self.fps,
@@ -78,14 +79,11 @@ def starts(*, samples: int, frames: int, most: int) -> tuple[int, ...]:
     return tuple((2 * index + 1) * fit // (2 * count) * frames for index in range(count))
 
 
-def cut(
-    *, root: Path, video: str, tag: str, caption: str, info: VideoInfo, settings: Video
-) -> tuple[Clip, ...] | Quarantined:
+def cut(*, video: str, tag: str, caption: str, info: VideoInfo, settings: Video) -> tuple[Clip, ...] | Quarantined:
     """The clips of one video, or why there are none.
 
     Args:
-        root: the dataset's folder.
-        video: the video, relative to it.
+        video: the video, relative to the dataset's folder.
         tag: its content tag.
         caption: what it shows.
         info: what it holds.
@@ -108,7 +106,6 @@ def cut(
     return tuple(
         Clip(
             key=digest([PREPARE_FORMAT, tag, first, _geometry(settings), caption]),
-            source=f"file://{root / video}",
             video=video,
             start_seconds=first / settings.fps,
             frames=settings.frames,

@@ -72,6 +72,12 @@ def read(dataset: Dataset) -> Listing:
     return listing
 
 
+def root_of(dataset: Dataset) -> Path:
+    """The folder that paths of videos are relative to."""
+    path = local_path(dataset.uri)
+    return path if dataset.format is DatasetFormat.FOLDER else path.parent
+
+
 def tags(listing: Listing) -> dict[str, str]:
     """The content tag of every video that can be read, by its path."""
     videos = sorted({item.video for item in listing.usable})
@@ -98,14 +104,14 @@ def _read(dataset: Dataset, path: Path) -> Listing:
             kind = path.suffix.lstrip(".") if path.suffix in (".csv", ".jsonl") else "csv or jsonl"
             raise StageError(Exit.USER, f"dataset.uri: {path} is a file; set dataset.format to {kind}")
         videos = _walk(path)
-        return Listing(root=path, items=tuple(threads(lambda video: _with_caption(path, video), videos)))
+        return Listing(root=root_of(dataset), items=tuple(threads(lambda video: _with_caption(path, video), videos)))
     if path.is_dir():
         raise StageError(
             Exit.USER,
             f"dataset.uri: {path} is a folder; name its {dataset.format} file, or set dataset.format to folder",
         )
     rows = _csv_rows(path) if dataset.format is DatasetFormat.CSV else _jsonl_rows(path)
-    return Listing(root=path.parent, items=tuple(_rows_to_items(rows, dataset=dataset, path=path)))
+    return Listing(root=root_of(dataset), items=tuple(_rows_to_items(rows, dataset=dataset, path=path)))
 
 
 def _expected(dataset: Dataset) -> str:

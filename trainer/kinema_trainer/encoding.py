@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from kinema_api.exits import Exit, StageError
+from kinema_api.stage import FeaturesConfig
 from kinema_stage.claim import Claim
 from kinema_stage.clips import Clip
 from kinema_stage.context import Context
+from kinema_stage.dataset import root_of
 from kinema_stage.video import VideoError
-from kinema_stage.workspace import local_path
 from kinema_trainer import energon
 from kinema_trainer.encoders import Encoders
 from kinema_trainer.prefetch import prefetched
@@ -81,14 +82,14 @@ class _Loaded:
     fault: str = ""
 
 
-def frames_of(clip: Clip) -> torch.Tensor:
+def frames_of(clip: Clip, root: Path) -> torch.Tensor:
     """The frames of a clip as the VAE takes them: [3, frames, height, width] in [-1, 1].
 
     Raises:
         VideoError: its frames cannot be decoded.
         StageError: the video is not there at all, which says nothing about the clip.
     """
-    source = local_path(clip.source)
+    source = root / clip.video
     try:
         source.open("rb").close()
     except OSError as error:
@@ -96,7 +97,7 @@ def frames_of(clip: Clip) -> torch.Tensor:
             Exit.STORAGE,
             f"{source}: {error.strerror}; it was there when the clips were listed: put it back, or start a new job",
         ) from error
-    return torch.from_numpy(np.ascontiguousarray(clip.decode())).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.ascontiguousarray(clip.decode(root))).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)
 
 
 class ShardEncoder:
@@ -110,7 +111,9 @@ class ShardEncoder:
     """
 
     def __init__(self, *, context: Context, encoders: Encoders, known: Reuse, on_clip: Callable[[int], None]) -> None:
+        assert isinstance(context.config, FeaturesConfig)
         self._context = context
+        self._root = root_of(context.config.dataset)
         self._encoders = encoders
         self._known = known
         self._on_clip = on_clip
@@ -135,7 +138,7 @@ class ShardEncoder:
                         writer.add(clip.key, self._features(clip, item))
                         (reused if item.parts else encoded).append(clip.key)
                     except BadClipError as error:
-                        logger.warning("clip %s of %s is left out: %s", clip.key, clip.source, error)
+                        logger.warning("clip %s of %s is left out: %s", clip.key, clip.video, error)
                         quarantined[clip.key] = str(error)
                     self._on_clip(number)
             records = scan_shard(path)
@@ -158,7 +161,7 @@ class ShardEncoder:
         if parts is not None:
             return _Loaded(parts=parts)
         try:
-            return _Loaded(video=frames_of(clip))
+            return _Loaded(video=frames_of(clip, self._root))
         except VideoError as error:
             return _Loaded(fault=str(error))
 
@@ -170,7 +173,7 @@ class ShardEncoder:
             "height": clip.height,
             "width": clip.width,
             "fps": clip.fps,
-            "source": clip.source,
+            "source": clip.video,
             "start": clip.start_seconds,
         }
         if item.parts is not None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from kinema_api.catalogue import entry
 from kinema_api.exits import StageError, Termination
-from kinema_api.job import Task
+from kinema_api.job import Dataset, Task
 from kinema_api.names import Stage, artifact_folder
 from kinema_api.settings import FeaturesSettings, Video
 from kinema_api.stage import FeaturesConfig, JobRef, load_config
@@ -46,7 +46,6 @@ def list_clips(workspace: Workspace, videos: Path, *, key: str) -> tuple[clips.C
     found: list[clips.Clip] = []
     for path in sorted(videos.glob("*.mp4")):
         cut = clips.cut(
-            root=videos,
             video=path.name,
             tag=path.stem,
             caption=f"a clip of {path.stem}",
@@ -72,13 +71,14 @@ def make_config(
     per_shard: int = 2,
     task: Task = Task.T2V,
 ) -> FeaturesConfig:
-    """The config of a features stage at toy size."""
+    """The config of a features stage at toy size; the videos lie beside the workspace."""
     return FeaturesConfig(
         job=JobRef(namespace="t", name="job", uid=uid),
         workspace=workspace.uri(),
         model=entry("wan2.1-tiny"),
         task=task,
         key=key,
+        dataset=Dataset(uri=f"{workspace.uri().rpartition('/')[0]}/videos"),
         prepare_key=prepare,
         encoder_key=ENCODER,
         weights=f"file://{weights}",

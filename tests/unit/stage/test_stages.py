@@ -177,8 +177,8 @@ def test_prepare_cuts_every_good_video_and_sets_the_others_aside(
         ("long.mp4", 0.0, "a long one"),
         ("long.mp4", 2.125, "a long one"),
     ]
-    assert numbers(found[1].decode()) == list(range(0, 51, 3))
-    assert numbers(found[3].decode()) == list(range(17, 34))
+    assert numbers(found[1].decode(data)) == list(range(0, 51, 3))
+    assert numbers(found[3].decode(data)) == list(range(17, 34))
 
     folder = Path(end.artifact.removeprefix("file://") if end.artifact else "")
     lines = (folder / "quarantine.jsonl").read_text().splitlines()

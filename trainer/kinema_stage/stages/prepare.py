@@ -124,7 +124,6 @@ def _cut(context: Context, listing: dataset.Listing, tags: dict[str, str]) -> tu
             )
             continue
         cut = clips.cut(
-            root=listing.root,
             video=item.video,
             tag=tag,
             caption=item.caption,
