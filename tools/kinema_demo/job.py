@@ -118,5 +118,9 @@ def _stage(name: str, stage: Mapping[str, Any] | None) -> StageView:
     )
 
 
+def _failure(attempt: Mapping[str, Any]) -> str:
+    return f"attempt {attempt['number']}: {attempt.get('message') or attempt.get('reason')}"
+
+
 def _time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
