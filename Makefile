@@ -99,7 +99,7 @@ test: lint crds-check test-unit test-chart test-controlplane test-cluster ## All
 
 .PHONY: test-all
 test-all: test ## `test`, and the slow tests too
-	KINEMA_SLOW=1 $(PYTEST) -m slow tests
+	$(PYTEST) -m slow tests
 
 ##@ Cleaning
 .PHONY: clean
