@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from kinema_kube import Kube
@@ -19,7 +19,6 @@ from kinema_operator.execute import (
     RefusedError,
     StaleError,
     execute,
-    tell,
 )
 from kinema_operator.metrics import Metrics
 from kinema_operator.observe import RESOURCE_OF, observe
@@ -47,8 +46,8 @@ class Memory:
 
     taken: dict[str, ChildKind] = field(default_factory=dict)
     """Names of children that objects of other owners held when they were looked at last."""
-    refusal: str = ""
-    """The last refusal that an Event told of."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Names of children that the API server refused when they were tried last, and why."""
 
 
 class Controller:
@@ -150,16 +149,22 @@ class Controller:
         now = datetime.now(UTC)
         view = await observe(job=job, store=self._store, kube=self._kube, foreign=memory.taken, now=now)
         platform = self._settings.platform(server_ca=self.server_ca)
-        decision = decide(job, view.observed, platform, now)
+        observed = replace(view.observed, refused=memory.refused)
+        decision = decide(job, observed, platform, now)
         try:
             done = await execute(job=job, decision=decision, kube=self._kube, store=self._store)
         except NameTakenError as taken:
             memory.taken[taken.name] = taken.kind
             raise
         except RefusedError as refused:
-            await self._tell_refusal(job, memory, str(refused))
+            if memory.refused != {refused.name: str(refused)}:
+                memory.refused = {refused.name: str(refused)}
+                said = decide(job, replace(observed, refused=memory.refused), platform, now)
+                event = Event(EventType.WARNING, "CreateRefused", str(refused))
+                said = replace(said, create=(), events=(*said.events, event))
+                await execute(job=job, decision=said, kube=self._kube, store=self._store)
             raise
-        memory.refusal = ""
+        memory.refused = {}
         if done.written is not None:
             self._metrics.ended(before=job.get("status") or {}, after=done.written.get("status") or {})
         if done.changed:
@@ -174,11 +179,6 @@ class Controller:
             found = await self._kube.find(RESOURCE_OF[kind], name, namespace=job["metadata"]["namespace"])
             if found is None or owner_uid(found) == job["metadata"]["uid"]:
                 del memory.taken[name]
-
-    async def _tell_refusal(self, job: Raw, memory: Memory, why: str) -> None:
-        if why != memory.refusal:
-            memory.refusal = why
-            await tell(job=job, events=[Event(EventType.WARNING, "CreateRefused", why)], kube=self._kube)
 
     def _forget(self, uid: str) -> None:
         self._memory.pop(uid, None)

@@ -291,6 +291,11 @@ class _Walk:
             platform=self.platform,
         )
         self.create.append(child(plan))
+        if name in self.observed.refused:
+            # Tried again all the same; the attempt counts from when its child exists.
+            message = shorten(f"waits: {self.observed.refused[name]}")
+            self.stages[stage] = status.model_copy(update={"reason": "CreateRefused", "message": message})
+            return
         attempt = Attempt(number=number, child=name, state=AttemptState.RUNNING, started_at=timestamp(self.now))
         self.stages[stage] = status.model_copy(
             update={

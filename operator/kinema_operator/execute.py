@@ -62,6 +62,7 @@ class RefusedError(Exception):
 
     def __init__(self, kind: ChildKind, name: str, why: str) -> None:
         super().__init__(f"{kind.value} {name} cannot be created: {why}")
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,8 @@ class Observed:
     """Complete: a child that the status calls running and that is not here does not exist."""
     foreign: frozenset[str] = frozenset()
     """Names that the next children need and that objects of other owners still hold."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Names of children that the API server refused when they were last tried, and why."""
     stray_pods: bool = False
     """Pods of an attempt still run although their child is gone."""
     pools: Mapping[str, PoolSpec] = field(default_factory=dict)

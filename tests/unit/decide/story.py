@@ -82,6 +82,7 @@ class Story:
     children: dict[str, Child] = field(default_factory=dict)
     foreign: frozenset[str] = frozenset()
     stray_pods: bool = False
+    refused: dict[str, str] = field(default_factory=dict)
     pools: dict[str, PoolSpec] = field(default_factory=lambda: dict(POOLS))
     platform: Platform = PLATFORM
     now: datetime = START
@@ -95,6 +96,7 @@ class Story:
             children=tuple(self.children.values()),
             foreign=self.foreign,
             stray_pods=self.stray_pods,
+            refused=self.refused,
             pools=self.pools,
         )
         return decide(self.job, observed, self.platform, self.now)
@@ -103,7 +105,8 @@ class Story:
         """Do what `decide` says, once."""
         decision = self.ask()
         for manifest in decision.create:
-            self._create(manifest)
+            if manifest["metadata"]["name"] not in self.refused:
+                self._create(manifest)
         if decision.status is not None:
             self.job["status"] = decision.status
         for deletion in decision.delete:
@@ -116,7 +119,8 @@ class Story:
         """Do what `decide` says until it has nothing more to do."""
         for _ in range(20):
             decision = self.step()
-            if not decision.create and decision.status is None and not decision.delete:
+            waits = all(manifest["metadata"]["name"] in self.refused for manifest in decision.create)
+            if waits and decision.status is None and not decision.delete:
                 return self.status
         raise AssertionError(f"decide never rests: {decision}")
 

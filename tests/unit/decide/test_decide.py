@@ -230,6 +230,18 @@ def test_a_name_held_by_an_earlier_owner_is_waited_for() -> None:
     assert "wan-check-1" in story.children
 
 
+def test_what_the_api_server_refuses_is_told_and_tried_again() -> None:
+    story = Story()
+    story.refused = {"wan-check-1": "Job wan-check-1 cannot be created: exceeded quota: lab"}
+    status = story.settle()
+    assert status.phase is Phase.RUNNING
+    assert status.message == "check: waits: Job wan-check-1 cannot be created: exceeded quota: lab"
+    assert status.stages[0].attempts == []
+    assert len(story.ask().create) == 1
+    story.refused = {}
+    assert len(story.settle().stages[0].attempts) == 1
+
+
 def test_a_crash_between_create_and_status_changes_nothing() -> None:
     story = Story()
     story.reach(Stage.TRAIN)
