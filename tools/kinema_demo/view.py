@@ -146,7 +146,7 @@ class Plain:
 
     @staticmethod
     def _more(stage: StageView) -> str:
-        said = _said(stage)
+        said = "" if stage.state == StageState.FAILED.value else _said(stage)
         attempt = f" (attempt {stage.attempts})" if stage.attempts > 1 else ""
         return f"{attempt}: {said}" if said else attempt
 
