@@ -414,6 +414,7 @@ def test_a_child_that_nobody_may_create_says_so_and_runs_when_it_may(team: Team)
         return [entry for entry in events if entry["reason"] == "CreateRefused"]
 
     assert "exceeded quota" in eventually("nobody says why", refused)[0]["message"]
+    eventually("the status does not say why", lambda: "exceeded quota" in team.status().get("message", ""))
     team.kubectl("delete", "resourcequota", "none")
     team.reaches("Succeeded")
 
