@@ -34,8 +34,8 @@ class WanAdapter:
     def load(self, folder: Path) -> WanTransformer3DModel:
         """The transformer of a diffusers folder.
 
-        Tensors are copied: those of a mapped file lie at odd addresses, where kernels sum in another order and differ in
-        the last bits from the same weights in a checkpoint.
+        Tensors are copied: those of a mapped file lie at odd addresses, where kernels sum in another order, so that
+        results differ in the last bits from those of the same weights in a checkpoint.
         """
         model = WanTransformer3DModel.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True).eval()
         for parameter in model.parameters():
