@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import av
@@ -32,6 +34,7 @@ CAPTIONS = (
     "a close view of a bicycle turning",
     "a young man talks inside a moving car",
 )
+NOTHING: Mapping[str, str] = MappingProxyType({})
 IMAGES = {"stage": "unused", "wan2.1/cpu": "unused"}
 
 
@@ -73,7 +76,9 @@ class Pipeline:
             keys=self.keys,
         )
 
-    def start(self, stage: Stage, *, attempt: int = 1, **environment: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, stage: Stage, *, attempt: int = 1, environment: Mapping[str, str] = NOTHING
+    ) -> subprocess.Popen[bytes]:
         """Start a stage; its log and its termination message lie beside the workspace."""
         path = self.root / f"{self.name}-{stage}.json"
         path.write_text(self.config(stage, attempt=attempt).model_dump_json(by_alias=True))

@@ -88,7 +88,7 @@ def sample(trained: Pipeline, captions: list[str], clip: Sample) -> torch.Tensor
     pipe: Any = WanPipeline.from_pretrained(trained.workspace.local(artifact_of(config)))
     pipe.set_progress_bar_config(disable=True)
     channels, frames, height, width = clip.latents.shape
-    latents = pipe(
+    latents: torch.Tensor = pipe(
         prompt=captions,
         height=8 * height,
         width=8 * width,
