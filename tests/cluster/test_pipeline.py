@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from kinema_demo.curve import losses
 from kinema_demo.install import ROOT
-from kinema_demo.workspace import Shell
+from kinema_demo.workspace import Shell, inside
 
 from kinema_api.names import Stage
 from kinema_cluster.paths import cache
@@ -84,7 +84,7 @@ def test_artifacts_are_published(wan: Job, workspace: Shell) -> None:
     for stage in (Stage.PREPARE, Stage.FEATURES, Stage.CONVERT, Stage.EXPORT, Stage.SAMPLE):
         artifact = wan.stage(stage).artifact
         assert artifact, stage
-        path = artifact.removeprefix("file://")
+        path = inside(artifact)
         manifest = json.loads(workspace.run("cat", f"{path}/_SUCCESS.json"))
         for name, size in manifest["files"].items():
             assert workspace.run("stat", "-c", "%s", f"{path}/{name}").strip() == str(size)
