@@ -47,6 +47,8 @@ METRICS_PORT = 9464
 CONFIG_DIR = "/etc/kinema"
 CONFIG_PATH = f"{CONFIG_DIR}/stage.json"
 PROGRESS_DIR = "/var/run/secrets/kinema"
+ENV_ACCELERATOR = "KINEMA_ACCELERATOR"
+"""What the pod holds, a value of `pool.Accelerator`: a stage that finds something else ends at once."""
 VOLUMES_DIR = "/kinema/volumes"
 TERMINATION_LOG = "/dev/termination-log"
 TERMINATION_LIMIT = 4096

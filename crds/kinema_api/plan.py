@@ -56,8 +56,13 @@ def settings_of(spec: JobSpec, model: Entry) -> Stages:
     """Every stage's settings: what the user wrote, over the family's defaults, over the built-in ones."""
     written = spec.stages.model_dump(mode="json", by_alias=True, exclude_unset=True)
     stages = Stages.model_validate(merge(model.defaults, written))
+    schedule = stages.train.schedule
+    if "warmup_steps" not in spec.stages.train.schedule.model_fields_set:
+        short = min(schedule.warmup_steps, stages.train.steps // 10)
+        schedule = schedule.model_copy(update={"warmup_steps": short})
     train = stages.train.model_copy(
         update={
+            "schedule": schedule,
             "nodes": stages.train.nodes or spec.defaults.nodes,
             "devices_per_node": stages.train.devices_per_node or spec.defaults.devices_per_node,
         }
@@ -138,6 +143,13 @@ def _check_stages(stages: Stages) -> None:
             raise PlanError("StageRequired", f"spec.stages.{stage}.enabled: later stages need {stage}; remove the line")
     if stages.sample.enabled and not stages.export.enabled:
         raise PlanError("StageRequired", "spec.stages.sample needs export: enable export, or disable sample too")
+    warmup, steps = stages.train.schedule.warmup_steps, stages.train.steps
+    if warmup >= steps:
+        raise PlanError(
+            "InvalidSchedule",
+            f"spec.stages.train.schedule.warmupSteps: {warmup} steps of warm-up do not fit into {steps} steps;"
+            f" set it to {steps // 10} or so",
+        )
 
 
 def _check_geometry(video: Video, model: Entry, where: str) -> None:

@@ -135,7 +135,7 @@ class Schedule(Model):
     kind: ScheduleKind = ScheduleKind.COSINE
     """Shape after the warm-up."""
     warmup_steps: int = Field(default=100, ge=0, le=10_000_000)
-    """Steps of linear rise from 0."""
+    """Steps of linear rise from 0. What you leave out is at most a tenth of the run."""
     final_ratio: Fraction = 0.1
     """Learning rate at the last step as a share of the peak (cosine only)."""
 
@@ -151,7 +151,7 @@ class Checkpoint(Model):
     """When state is saved and what is kept."""
 
     every_steps: int = Field(default=500, ge=1, le=1_000_000)
-    """Steps between two checkpoints; a failure loses at most so many."""
+    """Steps between two checkpoints; a failure loses at most so many, and those made while the last one was written."""
     keep: int = Field(default=3, ge=1, le=1000)
     """The newest complete checkpoints that are kept."""
     asynchronous: bool = True

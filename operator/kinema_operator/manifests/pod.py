@@ -12,6 +12,7 @@ from kinema_api.names import (
     CONFIG_DIR,
     CONFIG_PATH,
     CONTAINER,
+    ENV_ACCELERATOR,
     LABEL_ATTEMPT,
     LABEL_JOB,
     LABEL_JOB_UID,
@@ -148,6 +149,7 @@ def _env(plan: AttemptPlan, pool: PoolSpec | None) -> list[Raw]:
             {"name": ENV_TOKEN, "value": f"{PROGRESS_DIR}/token"},
         ]
     if pool is not None and plan.devices:
+        env.append({"name": ENV_ACCELERATOR, "value": pool.accelerator.value})
         env += device_env(pool)
         if plan.stage is Stage.TRAIN:
             env += collective_env(pool)

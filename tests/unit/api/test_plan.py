@@ -55,6 +55,13 @@ def test_samples_have_the_geometry_of_the_clips_unless_told() -> None:
     assert stages.sample.video == stages.prepare.video
 
 
+def test_a_short_run_has_a_short_warm_up_unless_told() -> None:
+    short = settings_of(spec(stages={"train": {"steps": 50}}), entry("wan2.1-t2v-1.3b"))
+    assert short.train.schedule.warmup_steps == 5
+    told = settings_of(spec(stages={"train": {"steps": 50, "schedule": {"warmupSteps": 20}}}), entry("wan2.1-tiny"))
+    assert told.train.schedule.warmup_steps == 20
+
+
 def test_merge_goes_into_mappings_and_replaces_lists() -> None:
     assert merge({"a": {"b": 1, "c": 2}, "d": [1, 2]}, {"a": {"c": 3}, "d": [4]}) == {"a": {"b": 1, "c": 3}, "d": [4]}
 

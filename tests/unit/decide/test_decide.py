@@ -322,6 +322,11 @@ REFUSALS = {
         "StageRequired",
         "spec.stages.convert.enabled: later stages need convert",
     ),
+    "warm-up": (
+        {"stages": {"train": {"schedule": {"warmupSteps": 300}}}},
+        "InvalidSchedule",
+        "300 steps of warm-up do not fit into 300 steps; set it to 30 or so",
+    ),
     "sample alone": (
         {"stages": {"export": {"enabled": False}}},
         "StageRequired",
