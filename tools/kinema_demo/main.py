@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(chosen: argparse.Namespace, console: Console) -> int:
     """The demo from start to end."""
+    if chosen.videos is not None:
+        videos.check(chosen.videos)
     job: Object = yaml.safe_load(chosen.job.read_text(encoding="utf-8"))
     name = job["metadata"]["name"]
     steps = Steps(console, total=6)
