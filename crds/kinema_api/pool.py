@@ -67,7 +67,7 @@ class Fabric(Model):
     """Use the node's network; needs podSecurity privileged, and one training pod a node."""
     resources: QuantityMap = Field(default_factory=dict)
     """Device-plugin resources of a multi-node training pod, as the cluster names them, for instance
-    {rdma/hca_shared_devices_a: "1"}."""
+    {rdma/hca_shared_devices_a: "1"}. RDMA pins memory: the nodes' container runtime needs an unlimited memlock."""
     env: StringMap = Field(default_factory=dict)
     """Variables of training pods, for instance {NCCL_IB_HCA: "=mlx5_0,mlx5_1", NCCL_SOCKET_IFNAME: eth0} or
     {HCCL_CONNECT_TIMEOUT: "600"}. They win over the profile's."""

@@ -29,7 +29,7 @@ from kinema_api.plan import claims
 from kinema_api.pool import PoolSpec
 from kinema_api.progress import ENV_CA, ENV_TOKEN, ENV_URL
 from kinema_operator.manifests.attempt import AttemptPlan
-from kinema_operator.manifests.profiles import capabilities, collective_env, device_env
+from kinema_operator.manifests.profiles import collective_env, device_env
 from kinema_operator.manifests.quantity import times
 
 Raw = dict[str, Any]
@@ -119,7 +119,6 @@ def _one_pod_a_node(plan: AttemptPlan) -> Raw:
 
 
 def _container(plan: AttemptPlan, pool: PoolSpec | None) -> Raw:
-    gang = plan.stage is Stage.TRAIN
     return {
         "name": CONTAINER,
         "image": plan.resolved.images[plan.stage.value],
@@ -131,7 +130,7 @@ def _container(plan: AttemptPlan, pool: PoolSpec | None) -> Raw:
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
-            "capabilities": capabilities(pool, gang=gang),
+            "capabilities": {"drop": ["ALL"]},
         },
         "terminationMessagePolicy": "File",
         "volumeMounts": _mounts(plan, pool),

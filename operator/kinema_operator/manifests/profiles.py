@@ -7,9 +7,11 @@ PyTorchJob gets no rank table (ascend-operator does not watch it), so HCCL start
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
-from kinema_api.pool import Accelerator, PodSecurity, PoolSpec
+from kinema_api.pool import Accelerator, PoolSpec
 
 Raw = dict[str, Any]
 
@@ -24,12 +26,21 @@ _COLLECTIVES: dict[Accelerator, dict[str, str]] = {
 
 def collective_env(pool: PoolSpec) -> list[Raw]:
     """Variables for the pods of a gang; the pool's own win over the profile's."""
-    values = {**_COLLECTIVES[pool.accelerator], **pool.fabric.env}
+    values = {**_COLLECTIVES[pool.accelerator], **_gloo(pool.fabric.env), **pool.fabric.env}
     env: list[Raw] = [{"name": name, "value": value} for name, value in sorted(values.items())]
     if pool.accelerator is Accelerator.ASCEND and pool.fabric.host_network:
         # MindCluster: set it with the host's network, and only then.
         env.append({"name": "HCCL_IF_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}})
     return env
+
+
+def _gloo(env: Mapping[str, str]) -> dict[str, str]:
+    """Gloo carries what is not for the accelerators; left alone, it may choose an interface that no other node reaches.
+
+    It takes names only, so a list of prefixes ("^", "=", NCCL's syntax) is not passed on.
+    """
+    named = env.get("NCCL_SOCKET_IFNAME") or env.get("HCCL_SOCKET_IFNAME") or ""
+    return {"GLOO_SOCKET_IFNAME": named} if re.fullmatch(r"[a-zA-Z0-9._-]+", named) else {}
 
 
 def device_env(pool: PoolSpec) -> list[Raw]:
@@ -39,11 +50,3 @@ def device_env(pool: PoolSpec) -> list[Raw]:
         path = f"metadata.annotations['{pool.device_resource}']"
         return [{"name": "ASCEND_VISIBLE_DEVICES", "valueFrom": {"fieldRef": {"fieldPath": path}}}]
     return []
-
-
-def capabilities(pool: PoolSpec | None, *, gang: bool) -> Raw:
-    """Linux capabilities of the container. RDMA pins memory, which only a privileged namespace may grant."""
-    drop: Raw = {"drop": ["ALL"]}
-    if pool is not None and gang and pool.pod_security is PodSecurity.PRIVILEGED and pool.fabric.resources:
-        return {**drop, "add": ["IPC_LOCK"]}
-    return drop
