@@ -5,10 +5,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from kinema_api.exits import Exit, StageError
+from kinema_api.names import ENV_ACCELERATOR
+from kinema_api.pool import Accelerator
 from kinema_trainer.threads import cpu_threads
 
 __all__ = ["Device", "cpu_threads", "find"]
@@ -56,17 +62,66 @@ class Device:
         return int(module.max_memory_allocated())
 
 
-def find(local_rank: int = 0) -> Device:
-    """The device of the process, made current."""
-    if torch.cuda.is_available():
-        device = torch.device("cuda", local_rank % torch.cuda.device_count())
-        torch.cuda.set_device(device)
-        return Device(device=device, backend="cpu:gloo,cuda:nccl", name=torch.cuda.get_device_name(device))
-    if importlib.util.find_spec("torch_npu") is not None:
+def find(local_rank: int = 0, *, environment: Mapping[str, str] = os.environ) -> Device:
+    """The device of the process, made current: what the pod was given, or the first there is where nobody says.
+
+    Raises:
+        StageError: there is no such device; the CPU never stands in for one that was promised.
+    """
+    wanted = _wanted(environment)
+    if wanted is Accelerator.CPU:
+        return Device(device=torch.device("cpu"), backend="gloo", name="cpu")
+    if wanted is not Accelerator.ASCEND and torch.cuda.is_available():
+        return _take("cuda", torch.cuda, local_rank=local_rank, library="nccl")
+    if wanted is Accelerator.NVIDIA:
+        built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+        raise _missing("an NVIDIA GPU", image=built, tool="nvidia-smi")
+    npu = _npu(required=wanted is Accelerator.ASCEND)
+    if npu is not None and npu.is_available():
+        return _take("npu", npu, local_rank=local_rank, library="hccl")
+    if wanted is Accelerator.ASCEND:
+        raise _missing("an Ascend NPU", image="with torch_npu" if npu else "without torch_npu", tool="npu-smi info")
+    return find(local_rank, environment={ENV_ACCELERATOR: Accelerator.CPU.value})
+
+
+def _wanted(environment: Mapping[str, str]) -> Accelerator | None:
+    value = environment.get(ENV_ACCELERATOR)
+    try:
+        return Accelerator(value) if value else None
+    except ValueError:
+        known = ", ".join(accelerator.value for accelerator in Accelerator)
+        raise StageError(Exit.USER, f"{ENV_ACCELERATOR}={value}: it must be one of {known}") from None
+
+
+def _npu(*, required: bool) -> Any:
+    """Ascend's device module; None where torch_npu is not installed."""
+    if importlib.util.find_spec("torch_npu") is None:
+        return None
+    try:
         importlib.import_module("torch_npu")
-        npu = torch.get_device_module("npu")
-        if npu.is_available():
-            device = torch.device("npu", local_rank % npu.device_count())
-            npu.set_device(device)
-            return Device(device=device, backend="cpu:gloo,npu:hccl", name=npu.get_device_name(device))
-    return Device(device=torch.device("cpu"), backend="gloo", name="cpu")
+    except ImportError as error:
+        if not required:
+            raise
+        raise _missing("an Ascend NPU", image=f"with a torch_npu that fails ({error})", tool="npu-smi info") from error
+    return torch.get_device_module("npu")
+
+
+def _take(kind: str, module: Any, *, local_rank: int, library: str) -> Device:
+    count = module.device_count()
+    if local_rank >= count:
+        raise StageError(
+            Exit.USER,
+            f"process {local_rank} of this pod has no device of its own, the pod sees {count}: set devicesPerNode to"
+            " what the node has, and see that the device plugin gives the pod all that it asks for",
+        )
+    device = torch.device(kind, local_rank)
+    module.set_device(device)
+    return Device(device=device, backend=f"cpu:gloo,{kind}:{library}", name=module.get_device_name(device))
+
+
+def _missing(what: str, *, image: str, tool: str) -> StageError:
+    return StageError(
+        Exit.USER,
+        f"the pod was given {what} and finds none; the image has torch {torch.__version__} {image}: see that the node's"
+        f" driver works ({tool}), that the driver is new enough for the image, and that the pool names the right image",
+    )
