@@ -55,7 +55,6 @@ class Progress:
         total: int,
         eta_seconds: float | None = None,
         metrics: Mapping[str, Value] = NO_METRICS,
-        force: bool = False,
     ) -> None:
         """Say how far the stage is.
 
@@ -64,7 +63,6 @@ class Progress:
             total: all units.
             eta_seconds: time left; taken from the pace since the first report when left out.
             metrics: further numbers by name, for instance loss.
-            force: post now rather than with the next regular post.
         """
         first = self._first is None
         if self._first is None:
@@ -76,7 +74,7 @@ class Progress:
             self._gauges.set(done=done, total=total, eta=eta, metrics=metrics)
         self._last = _status(stage=self._stage, done=done, total=total, eta=eta, metrics=metrics)
         if self._poster is not None:
-            self._poster.put(self._last, urgent=force or first)
+            self._poster.put(self._last, urgent=first)
 
     def close(self, *, success: bool) -> None:
         """End it; after success the server hears of 100 %."""

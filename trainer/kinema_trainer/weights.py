@@ -8,7 +8,6 @@ number format in which they are stored. Any number of processes can load it.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -193,17 +192,6 @@ def verify_checkpoint(source: Source, folder: Path) -> int:
     if missing:
         raise StageError(Exit.STORAGE, f"the checkpoint lacks {len(missing)} tensors, one is {min(missing)}")
     return len(planner.checked)
-
-
-def tensors_of(folder: Path) -> dict[str, TensorStorageMetadata]:
-    """Name, shape and number format of every tensor of a sharded checkpoint."""
-    try:
-        metadata = FileSystemReader(folder).read_metadata()
-    except (OSError, EOFError, pickle.UnpicklingError) as error:
-        raise StageError(Exit.STORAGE, f"{folder} is no checkpoint ({error})") from error
-    return {
-        name: entry for name, entry in metadata.state_dict_metadata.items() if isinstance(entry, TensorStorageMetadata)
-    }
 
 
 def read_into(model: nn.Module, folder: Path, *, under: str = "") -> None:

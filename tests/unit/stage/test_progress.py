@@ -12,6 +12,7 @@ import ssl
 import threading
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,8 @@ def status(percentage: int) -> TrainerStatus:
     return TrainerStatus(progress_percentage=percentage)
 
 
-def test_a_run_is_posted_in_kubeflows_protocol(server: Server, tmp_path: Path) -> None:
+def test_a_run_is_posted_in_kubeflows_protocol(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kinema_stage.progress.Poster", partial(Poster, interval=0))
     token = tmp_path / "token"
     token.write_text("first\n")
     environment = {ENV_URL: f"http://{server.address}", ENV_TOKEN: str(token), ENV_METRICS_PORT: "0"}
@@ -127,8 +129,8 @@ def test_a_run_is_posted_in_kubeflows_protocol(server: Server, tmp_path: Path) -
     progress.report(done=0, total=200)
     deadline(lambda: len(server.posts) == 1, what="the first report is posted at once")
     token.write_text("second\n")
-    progress.report(done=200, total=200, eta_seconds=12.4, metrics={"loss": 0.123456789, "phase": "last"}, force=True)
-    deadline(lambda: len(server.posts) == 2, what="a forced report is posted at once")
+    progress.report(done=200, total=200, eta_seconds=12.4, metrics={"loss": 0.123456789, "phase": "last"})
+    deadline(lambda: len(server.posts) == 2, what="the second report is posted when it is due")
     progress.close(success=True)
 
     assert [header for header, _ in server.posts] == ["Bearer first", "Bearer second", "Bearer second"]
@@ -169,7 +171,7 @@ def test_many_reports_make_few_posts_and_the_newest_counts(server: Server) -> No
 def test_only_the_primary_process_posts(server: Server) -> None:
     environment = {ENV_URL: f"http://{server.address}"}
     progress = Progress(Stage.FEATURES, primary=False, environment=environment)
-    progress.report(done=1, total=2, force=True)
+    progress.report(done=1, total=2)
     progress.close(success=True)
     assert server.posts == []
 
