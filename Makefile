@@ -31,7 +31,7 @@ setup: ## Make the development environment in ~/.cache/kinema (again: nothing to
 
 .PHONY: demo
 demo: setup ## From nothing to a trained model and a sampled clip; VIDEOS=folder takes your own videos
-	$(PY) tools/demo.py $(if $(VIDEOS),--videos "$(VIDEOS)")
+	$(PY) tools/demo.py $(if $(VIDEOS),--videos "$(VIDEOS)") $(if $(PUSH),--push "$(PUSH)")
 
 .PHONY: demo-videos
 demo-videos: setup ## Put the demo's real videos into ~/.cache/kinema/videos

@@ -62,8 +62,7 @@ def workspace(kubectl: Kubectl, images: Mapping[str, str]) -> Iterator[Shell]:
     """A pod that sees the workspace, with the demo's videos and toy weights in it."""
     with shell(kubectl, name="workspace", claim=WORKSPACE, image=images["wan2.1"]) as pod:
         pod.put(videos.bundled(print), inside(DATASET))
-        if not pod.exists(f"{inside(WEIGHTS)}/model_index.json"):
-            pod.run("python", "-m", "kinema_trainer.tiny", inside(WEIGHTS), timeout=300)
+        pod.run("python", "-m", "kinema_trainer.tiny", inside(WEIGHTS), "--videos", inside(DATASET), timeout=300)
         yield pod
 
 

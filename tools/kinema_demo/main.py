@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import yaml
@@ -74,7 +75,7 @@ def run(chosen: argparse.Namespace, console: Console) -> int:
     with steps.step("videos and weights on the workspace volume") as say:
         if not _running(cluster.kubectl, name) or chosen.fresh:
             with _shell(cluster, job, images["wan2.1"]) as pod:
-                _fill(pod, job, folder=chosen.videos, say=say)
+                _fill(pod, job, folder=chosen.videos, image=images["wan2.1"], say=say)
     with steps.step(f"kubectl apply -f {_shown(chosen.job)}") as say:
         submit(cluster.kubectl, chosen.job, name=name, fresh=chosen.fresh, say=say)
     ended = _follow(cluster, name, console)
@@ -89,12 +90,12 @@ def run(chosen: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _shell(cluster: Target, job: Object, image: str):  # type: ignore[no-untyped-def]
+def _shell(cluster: Target, job: Object, image: str) -> AbstractContextManager[Shell]:
     claim = inside(job["spec"]["storage"]["uri"]).split("/")[3]
     return shell(cluster.kubectl, name=POD, claim=claim, image=image)
 
 
-def _fill(pod: Shell, job: Object, *, folder: Path | None, say: Say) -> None:
+def _fill(pod: Shell, job: Object, *, folder: Path | None, image: str, say: Say) -> None:
     """Videos and the toy pipeline folder, where they are not there yet."""
     say("looking for the videos")
     local = folder or videos.bundled(say)
@@ -104,10 +105,13 @@ def _fill(pod: Shell, job: Object, *, folder: Path | None, say: Say) -> None:
     say(f"copying {len(found)} videos to {job['spec']['dataset']['uri']}")
     pod.run("python", "-c", "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)", dataset)
     pod.put(local, dataset)
-    if pod.exists(f"{weights}/model_index.json"):
+    # Its VAE is calibrated on the videos, so other videos ask for other weights.
+    key = videos.key(found, image)
+    if pod.read(f"{weights}.key") == key and pod.exists(f"{weights}/model_index.json"):
         return
     say("making the toy pipeline folder that stands for pretrained weights")
     pod.run("python", "-m", "kinema_trainer.tiny", weights, "--videos", dataset, timeout=600)
+    pod.write(f"{weights}.key", key)
 
 
 def submit(kubectl: Kubectl, path: Path, *, name: str, fresh: bool, say: Say) -> None:
@@ -133,9 +137,11 @@ def _follow(cluster: Target, name: str, console: Console) -> JobView | None:
             ended = show(follower, console)
     except KeyboardInterrupt:
         console.print(
-            f"\nThe job goes on without this window. `make demo` comes back to it; so does\n"
-            f"  {cluster.usage} get vtj {name} -w\nand this ends it:\n  {cluster.usage} delete vtj {name}",
+            "\nThe job goes on without this window. `make demo` comes back to it; so does\n"
+            f"  {cluster.usage(f'get vtj {name} -w')}\nand this ends it:\n  {cluster.usage(f'delete vtj {name}')}",
+            markup=False,
             highlight=False,
+            soft_wrap=True,
         )
         return None
     if ended is None:
@@ -165,13 +171,14 @@ def _close(console: Console, cluster: Target, job: JobView, lines: list[str], *,
     console.print(Text(f"Succeeded in {elapsed}.", style="bold green"))
     for line in lines:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    look = [
+        cluster.usage(f"describe vtj {job.name}"),
+        cluster.usage("logs deploy/kinema-operator", namespace=NAMESPACE),
+        *(["make cluster-down     stops the cluster and removes what it holds"] if cluster.local else []),
+    ]
     console.print("Look around:", highlight=False)
-    console.print(f"  {cluster.usage} describe vtj {job.name}", markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"  {cluster.usage} -n {NAMESPACE} logs deploy/kinema-operator", markup=False, highlight=False, soft_wrap=True
-    )
-    if cluster.local:
-        console.print("  make cluster-down     stops the cluster and removes what it holds", highlight=False)
+    for line in look:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _shown(path: Path) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 from kinema_cluster.build import KUBERNETES, ensure
 from kinema_cluster.errors import ClusterError
 from kinema_cluster.full import WORKSPACE, FullCluster
-from kinema_cluster.paths import cache
 from kinema_demo.errors import DemoError
 from kinema_demo.install import namespace as namespace_object
 from kinema_demo.kubectl import Kubectl
@@ -38,13 +37,11 @@ class Target:
         """Whether it is the local cluster."""
         return self.cluster is not None
 
-    @property
-    def usage(self) -> str:
-        """How the user calls kubectl on it."""
-        where = "" if self.kubectl.namespace == "default" else f" -n {self.kubectl.namespace}"
-        if self.local:
-            return f"{cache() / 'bin' / 'kubectl'} --kubeconfig {self.kubectl.kubeconfig}{where}"
-        return f"kubectl{where}"
+    def usage(self, command: str, *, namespace: str | None = None) -> str:
+        """How the user types a kubectl command for it."""
+        where = namespace or self.kubectl.namespace
+        kubectl = "tools/cluster kubectl" if self.local else "kubectl"
+        return f"{kubectl} {command}" + ("" if where == "default" else f" -n {where}")
 
 
 def find(say: Say, *, namespace: str = "default", storage_class: str | None = None) -> Target:

@@ -8,6 +8,7 @@ import itertools
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -87,6 +88,14 @@ def cut(source: Path, target: Path, *, first: int, last: int) -> None:
             picture.pts, picture.time_base = number, 1 / rate
             writer.mux(stream.encode(picture))
         writer.mux(stream.encode(None))
+
+
+def key(found: Iterable[Path], *more: str) -> str:
+    """A digest of the videos and their names, and of anything else that counts."""
+    digest = hashlib.sha256(repr(more).encode())
+    for path in found:
+        digest.update(repr((path.name, path.stat().st_size)).encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def check(folder: Path) -> list[Path]:

@@ -50,6 +50,15 @@ class Shell:
         code = "import pathlib, sys; print(pathlib.Path(sys.argv[1]).exists())"
         return self.run("python", "-c", code, path).strip() == "True"
 
+    def read(self, path: str) -> str:
+        """The text of a file; empty when there is none."""
+        code = "import pathlib, sys; path = pathlib.Path(sys.argv[1]); print(path.read_text() if path.exists() else '')"
+        return self.run("python", "-c", code, path).strip()
+
+    def write(self, path: str, text: str) -> None:
+        """Write a small text file."""
+        self.run("python", "-c", "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])", path, text)
+
     def put(self, folder: Path, path: str) -> None:
         """Make `path` hold the files of a local folder."""
         self.run("python", "-c", "import pathlib, sys; pathlib.Path(sys.argv[1]).mkdir(0o777, True, True)", path)

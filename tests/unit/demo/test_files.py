@@ -13,7 +13,7 @@ import yaml
 from kinema_demo.curve import draw, losses, smooth
 from kinema_demo.errors import DemoError
 from kinema_demo.install import POOLS, ROOT, values
-from kinema_demo.videos import check, cut
+from kinema_demo.videos import check, cut, key
 from kinema_demo.workspace import inside
 
 from kinema_api.job import JobSpec
@@ -57,6 +57,17 @@ def test_every_video_needs_a_caption(tmp_path: Path) -> None:
         check(tmp_path)
     (tmp_path / "a.json").write_text('{"caption": "a"}')
     assert [path.name for path in check(tmp_path)] == ["a.mp4", "b.MP4"]
+
+
+def test_the_key_changes_with_what_it_is_of(tmp_path: Path) -> None:
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"1")
+    first = key([video], "image:1")
+    assert first == key([video], "image:1")
+    assert first != key([video], "image:2")
+    video.write_bytes(b"2")
+    assert first != key([video], "image:1")
+    assert key([video]) != key([video.rename(tmp_path / "b.mp4")])
 
 
 def test_inside_is_where_pods_mount_a_claim() -> None:
