@@ -183,17 +183,19 @@ async def _pods(kube: Kube, item: Raw, child: Child) -> list[Raw]:
 
 
 async def _waiting(kube: Kube, item: Raw, child: Child) -> str:
-    """Why no pod of a child runs."""
+    """Why not all pods of a child run."""
     pods = await _pods(kube, item, child)
-    if pods:
-        return waiting_of(pods)
-    # No pod at all: whoever makes them says so in an Event of the child (quota, Pod Security, a webhook).
+    said = waiting_of(pods)
+    if said:
+        return said
+    # Pods are missing: whoever makes them says why in an Event of the child (quota, Pod Security, a webhook).
+    nothing = "" if pods else "no pod yet"
     try:
         events = await kube.list(
             EVENTS, namespace=item["metadata"]["namespace"], fields=f"involvedObject.uid={child.uid},type=Warning"
         )
     except (ForbiddenError, NotFoundError):
-        return "no pod yet"
+        return nothing
     events.sort(key=lambda event: str(event.get("lastTimestamp") or event["metadata"].get("creationTimestamp") or ""))
     last = events[-1] if events else {}
-    return " ".join(f"{last.get('reason', '')}: {last.get('message', '')}".split())[:512] if last else "no pod yet"
+    return " ".join(f"{last.get('reason', '')}: {last.get('message', '')}".split())[:512] if last else nothing

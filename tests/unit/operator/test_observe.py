@@ -225,6 +225,19 @@ def test_a_child_without_pods_waits_for_what_its_events_say() -> None:
     assert found.waiting == "FailedCreate: pods is forbidden: exceeded quota"
 
 
+def test_a_gang_whose_workers_cannot_be_made_waits_for_what_its_events_say() -> None:
+    store, fake = Store(), FakeKube()
+    counts = {"Master": {"active": 1}, "Worker": {}}
+    store.put(PYTORCH_JOBS, child("wan-train-1", stage="train", kind="PyTorchJob", status={"replicaStatuses": counts}))
+    fake.put(PODS, pod("wan-train-1-master-0", stage="train", phase="Running"))
+    (found,) = look(store, fake, job(status=running("train")), after=60).observed.children
+    assert found.waiting == ""
+    event = {"metadata": {"name": "e", "namespace": "team"}, "reason": "FailedCreatePod", "message": "exceeded quota"}
+    fake.put(EVENTS, event)
+    (found,) = look(store, fake, job(status=running("train")), after=60).observed.children
+    assert found.waiting == "FailedCreatePod: exceeded quota"
+
+
 def test_events_that_may_not_be_read_stop_nothing() -> None:
     store, fake = Store(), FakeKube()
     store.put(JOBS, child())
