@@ -54,7 +54,10 @@ class _Lane:
 
 def is_urgent(progress: Progress, told: Progress | None) -> bool:
     """Whether a post is the first of its attempt, or the last."""
-    return progress.percentage >= 100 or told is None or _attempt(progress) != _attempt(told)
+    if told is None or _attempt(progress) != _attempt(told):
+        return True
+    # Only once: a client that says 100 % again and again waits like any other.
+    return progress.percentage >= 100 > told.percentage
 
 
 def delay(job: Mapping[str, Any], progress: Progress, *, interval: float, now: datetime) -> float:
@@ -74,9 +77,11 @@ def delay(job: Mapping[str, Any], progress: Progress, *, interval: float, now: d
         )
     written = status.get("progress") or {}
     written_at = moment_of(written.get("updatedAt"))
-    if progress.percentage >= 100 or written_at is None:
+    same = (written.get("stage"), written.get("attempt")) == _attempt(progress)
+    finished = same and written.get("percentage", 0) >= 100
+    if written_at is None or (progress.percentage >= 100 and not finished):
         return 0.0
-    if (written.get("stage"), written.get("attempt")) != _attempt(progress):
+    if not same:
         received = moment_of(progress.updated_at)
         if received is not None and written_at > received:
             raise Refusal(HTTPStatus.CONFLICT, f"{written.get('stage')} has spoken since")

@@ -70,6 +70,15 @@ async def test_the_first_and_the_last_post_are_written_at_once_and_nothing_betwe
         assert at.written == ["0%", "100%"]
 
 
+async def test_a_last_post_that_is_repeated_is_written_once() -> None:
+    async with desk(600) as at:
+        for _ in range(5):
+            await at.submit(100)
+        assert at.written == ["100%"]
+        await at.submit(100, attempt=2)
+        assert at.written == ["100%", "100%"]
+
+
 async def test_a_new_attempt_or_stage_is_written_at_once() -> None:
     async with desk(600) as at:
         await at.submit(50)
@@ -166,6 +175,7 @@ async def test_a_failed_write_is_told_and_tried_again() -> None:
 
 
 WRITTEN = {"status": {"progress": progress(40, at=NOW).wire()}}
+FINISHED = {"status": {"progress": progress(100, at=NOW).wire()}}
 ATTEMPTS = {"status": {"stages": [{"name": "train", "attempts": [{"number": 1}, {"number": 2}]}]}}
 
 
@@ -175,6 +185,8 @@ ATTEMPTS = {"status": {"stages": [{"name": "train", "attempts": [{"number": 1}, 
         ({}, progress(1), 0),
         (WRITTEN, progress(41), 10),
         (WRITTEN, progress(100), 0),
+        (FINISHED, progress(100), 10),
+        (FINISHED, progress(100, attempt=2), 0),
         (WRITTEN, progress(41, attempt=2, at=NOW), 0),
         (ATTEMPTS, progress(1, attempt=2), 0),
         (ATTEMPTS, progress(1, stage=Stage.EXPORT), 0),
