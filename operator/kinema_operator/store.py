@@ -46,10 +46,6 @@ class Store:
         """The children that a job owns, by name."""
         return sorted(self._owned.get(uid, {}).values(), key=lambda item: str(item[1]["metadata"]["name"]))
 
-    def owners(self) -> set[str]:
-        """Uids of all jobs that own a child."""
-        return set(self._owned)
-
     def put(self, resource: Resource, seen: Raw) -> bool:
         """Keep an object; returns whether it is news that can decide something."""
         uid = seen["metadata"]["uid"]
