@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import uuid
@@ -94,12 +95,50 @@ class Workspace:
         if not target.is_dir() or target.is_symlink():
             target.unlink(missing_ok=True)
             return
-        doomed = target.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        doomed = target.parent / f"{_TEMPORARY}{target.name}-{uuid.uuid4().hex}"
         try:
             target.rename(doomed)
         except FileNotFoundError:
             return
         shutil.rmtree(doomed)
+
+    def sweep(self, path: str) -> None:
+        """Remove what killed writers and deleters left in a folder; only for who alone writes there."""
+        for left in self.local(path).glob(f"{_TEMPORARY}*"):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def scratch(self, path: str) -> Iterator[str]:
+        """An empty hidden folder beside a folder, to fill before `place`; removed at the end unless it was placed.
+
+        What killed processes left of the same folder, half written or half deleted, is removed first: only one caller
+        at a time may work on a folder.
+        """
+        target = self.local(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f"{_TEMPORARY}{glob.escape(target.name)}-*"):
+            shutil.rmtree(left)
+        folder = target.parent / f"{_TEMPORARY}{target.name}-{uuid.uuid4().hex}"
+        folder.mkdir()
+        try:
+            yield folder.relative_to(self._root).as_posix()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def place(self, scratch: str, path: str) -> bool:
+        """Put a filled scratch folder in place, whole, unless a folder with files is there."""
+        target = self.local(path)
+        try:
+            self.local(scratch).rename(target)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            raise
+        _sync_folder(target.parent)
+        return True
 
     def upload(self, source: Path, path: str) -> None:
         """Copy a local file or folder; each file appears at once."""

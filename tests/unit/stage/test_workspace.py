@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -103,6 +104,47 @@ def test_upload_copies_a_file_or_a_folder(workspace: Workspace, tmp_path: Path) 
     workspace.upload(source / "one", "single/uno")
     assert workspace.list("") == ["copy/deep/two", "copy/one", "single/uno"]
     assert workspace.read("copy/deep/two") == b"2"
+
+
+def test_a_folder_filled_aside_appears_whole_or_not_at_all(workspace: Workspace) -> None:
+    with workspace.scratch("a/b") as scratch:
+        workspace.write(f"{scratch}/deep/x", b"first")
+        assert workspace.list("a") == []
+        assert workspace.place(scratch, "a/b")
+    with workspace.scratch("a/b") as scratch:
+        workspace.write(f"{scratch}/x", b"second")
+        assert not workspace.place(scratch, "a/b")
+    assert workspace.list("") == ["a/b/deep/x"]
+    assert os.listdir(workspace.local("a")) == ["b"]
+
+
+def test_what_killed_processes_left_of_a_folder_is_removed(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.write("a/b/x", b"")
+    workspace.write("a/bc/x", b"")
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, "rmtree", lambda *_, **__: None)
+        workspace.delete("a/b")
+        workspace.delete("a/bc")
+        with workspace.scratch("a/b"):
+            pass
+    assert len(os.listdir(workspace.local("a"))) == 3
+    with workspace.scratch("a/b"):
+        pass
+    (other,) = os.listdir(workspace.local("a"))
+    assert other.startswith(".kinema-tmp-bc-"), "what belongs to another folder stays"
+
+
+def test_a_sweep_takes_what_was_left_in_the_folder_itself(workspace: Workspace) -> None:
+    workspace.write("a/x", b"")
+    workspace.write("a/deep/.kinema-tmp-1", b"")
+    workspace.write("a/.kinema-tmp-2", b"half")
+    workspace.write("a/.kinema-tmp-3/y", b"deleted")
+    workspace.sweep("a")
+    workspace.sweep("missing")
+    assert sorted(os.listdir(workspace.local("a"))) == ["deep", "x"]
+    assert os.listdir(workspace.local("a/deep")) == [".kinema-tmp-1"]
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd"])
