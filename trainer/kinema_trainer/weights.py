@@ -8,13 +8,15 @@ number format in which they are stored. Any number of processes can load it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import MetadataIndex
@@ -27,12 +29,18 @@ from kinema_trainer.saver import plain_errors
 
 CONFIG = "config.json"
 
+OnTensor = Callable[[], None]
+
+
+def _nothing() -> None:
+    """What happens at a tensor when nobody wants to hear of it."""
+
 
 class Source:
     """The tensors of a diffusers model folder, each read when it is asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._files = _files(folder)
         self.shapes: dict[str, Tensor] = {}
         """Shape and number format of each tensor, as a stand-in that takes no memory (DCP would fill meta tensors)."""
@@ -44,7 +52,7 @@ class Source:
     @property
     def config(self) -> dict[str, Any]:
         """The model's config."""
-        return read_config(self._folder)
+        return read_config(self.folder)
 
     def read(self, name: str) -> Tensor:
         """One tensor, on the CPU."""
@@ -54,10 +62,10 @@ class Source:
 
     def _open(self, file: str) -> Any:
         try:
-            return safe_open(self._folder / file, framework="pt", device="cpu")
+            return safe_open(self.folder / file, framework="pt", device="cpu")
         except (OSError, SafetensorError) as error:
             raise StageError(
-                Exit.WEIGHTS, f"{self._folder / file} cannot be read ({error}): download the weights again"
+                Exit.WEIGHTS, f"{self.folder / file} cannot be read ({error}): download the weights again"
             ) from error
 
 
@@ -133,32 +141,44 @@ def check_names(source: Source, model: nn.Module, folder: Path) -> None:
 class _StreamingSave(DefaultSavePlanner):
     """Writes tensors that are only read when their turn comes."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, on_tensor: OnTensor) -> None:
         super().__init__(flatten_state_dict=False)
         self._source = source
+        self._on_tensor = on_tensor
 
     def lookup_object(self, index: MetadataIndex) -> Any:
+        self._on_tensor()
         return self._source.read(index.fqn)
 
 
 class _StreamingCheck(DefaultLoadPlanner):
-    """Reads a checkpoint and compares each tensor bit by bit with where it came from; keeps none."""
+    """Reads a checkpoint and compares each piece of a tensor bit by bit with a model folder; keeps none."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, prefix: str, on_tensor: OnTensor) -> None:
         super().__init__(flatten_state_dict=False)
         self._source = source
-        self.checked: set[str] = set()
+        self._prefix = prefix
+        self._on_tensor = on_tensor
+        self.checked: Counter[str] = Counter()
+        """Elements of each tensor that were compared."""
 
     def resolve_tensor(self, read_item: ReadItem) -> Tensor:
         assert read_item.type is LoadItemType.TENSOR
-        shape = self._source.shapes[read_item.dest_index.fqn]
-        return torch.empty(shape.shape, dtype=shape.dtype)
+        return torch.empty(read_item.lengths, dtype=self._source.shapes[self._name(read_item)].dtype)
 
     def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
-        name = read_item.dest_index.fqn
-        if not same_bits(tensor, self._source.read(name)):
-            raise StageError(Exit.STORAGE, f"tensor {name} read back differs from the weights: the workspace is faulty")
-        self.checked.add(name)
+        name = self._name(read_item)
+        piece = narrow_tensor_by_index(self._source.read(name), read_item.dest_offsets, read_item.lengths)
+        if not same_bits(tensor, piece):
+            raise StageError(
+                Exit.STORAGE, f"tensor {name} read back differs from {self._source.folder}: the workspace is faulty"
+            )
+        self.checked[name] += tensor.numel()
+        if self.checked[name] == self._source.shapes[name].numel():
+            self._on_tensor()
+
+    def _name(self, read_item: ReadItem) -> str:
+        return str(read_item.dest_index.fqn).removeprefix(self._prefix)
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:
@@ -172,26 +192,41 @@ def _raw(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
-def write_checkpoint(source: Source, folder: Path) -> None:
-    """Write a model folder's tensors as a sharded checkpoint; at most one tensor a thread is in memory."""
-    writer = FileSystemWriter(folder, single_file_per_rank=True, thread_count=2)
+def write_checkpoint(source: Source, folder: Path, *, on_tensor: OnTensor = _nothing) -> None:
+    """Write a model folder's tensors as a sharded checkpoint; one tensor at a time is in memory.
+
+    Args:
+        source: the tensors.
+        folder: where to.
+        on_tensor: called before each tensor; what it raises ends the work.
+    """
+    # One thread, the caller's: DCP loses what its further threads raise.
+    writer = FileSystemWriter(folder, single_file_per_rank=True, thread_count=1)
     with plain_errors():
-        save(dict(source.shapes), storage_writer=writer, planner=_StreamingSave(source), no_dist=True)
+        save(dict(source.shapes), storage_writer=writer, planner=_StreamingSave(source, on_tensor), no_dist=True)
 
 
-def verify_checkpoint(source: Source, folder: Path) -> int:
-    """Compare a sharded checkpoint with the folder it came from and return how many tensors it has.
+def verify_checkpoint(source: Source, folder: Path, *, under: str = "", on_tensor: OnTensor = _nothing) -> int:
+    """Compare a sharded checkpoint with a model folder bit by bit and return how many tensors it has.
+
+    Args:
+        source: the tensors.
+        folder: the checkpoint, written by any number of processes.
+        under: the part of the checkpoint that holds the weights; all of it when empty.
+        on_tensor: called after each tensor; what it raises ends the work.
 
     Raises:
         StageError: a tensor is missing or differs.
     """
-    planner = _StreamingCheck(source)
+    prefix = f"{under}." if under else ""
+    planner = _StreamingCheck(source, prefix, on_tensor)
+    wanted = {f"{prefix}{name}": shape for name, shape in source.shapes.items()}
     with plain_errors():
-        load(dict(source.shapes), storage_reader=FileSystemReader(folder), planner=planner, no_dist=True)
-    missing = source.shapes.keys() - planner.checked
+        load(wanted, storage_reader=FileSystemReader(folder), planner=planner, no_dist=True)
+    missing = [name for name, shape in source.shapes.items() if planner.checked[name] != shape.numel()]
     if missing:
         raise StageError(Exit.STORAGE, f"the checkpoint lacks {len(missing)} tensors, one is {min(missing)}")
-    return len(planner.checked)
+    return len(source.shapes)
 
 
 def read_into(model: nn.Module, folder: Path, *, under: str = "") -> None:

@@ -5,22 +5,30 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from diffusers import WanPipeline
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kinema_api.exits import Exit, StageError
+from kinema_api.names import Stage
 from kinema_api.stage import TrainConfig
-from kinema_trainer import loop
-from kinema_trainer.checkpoints import complete, folder_of, newest
+from kinema_stage.artifact import Manifest
+from kinema_trainer import loop, saver
+from kinema_trainer.checkpoints import Position, complete, folder_of, newest
 from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.saver import Saver
 from kinema_trainer.stages import export
+from kinema_trainer.watchdog import Watchdog
 from kinema_trainer.weights import read_config, read_into
 
 from tests.unit.trainer.conftest import Engine, Train
@@ -47,17 +55,29 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
     return max(float((one[name] - other[name]).detach().abs().max()) for name in one)
 
 
-def interrupt_after(monkeypatch: pytest.MonkeyPatch, step: int) -> threading.Event:
-    """An event that a SIGTERM during `step` would set."""
-    event = threading.Event()
+def until(condition: Callable[[], object], *, seconds: float = 20) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.01)
+
+
+def before_pass(monkeypatch: pytest.MonkeyPatch, look: Callable[[loop.Trainer, int], object]) -> None:
+    """Do something before each forward pass."""
     original = loop.Trainer._accumulate
 
     def accumulate(self: loop.Trainer, micro: int) -> torch.Tensor:
-        if self.position.step + 1 == step:
-            event.set()
+        look(self, micro)
         return original(self, micro)
 
     monkeypatch.setattr(loop.Trainer, "_accumulate", accumulate)
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, step: int) -> threading.Event:
+    """An event that a SIGTERM during the first pass of `step` would set."""
+    event = threading.Event()
+    before_pass(monkeypatch, lambda trainer, micro: trainer.position.step + 1 == step and event.set())
     return event
 
 
@@ -93,6 +113,102 @@ def test_a_resumed_run_is_the_run_that_was_never_broken(
     for part in ("model", "ema"):
         assert difference(trained(engine, broken, under=part), trained(engine, whole, under=part)) == 0
     assert difference(trained(engine, whole), trained(engine, whole, under="ema")) > 0
+
+
+def test_an_interruption_waits_for_no_further_pass_and_writes_nothing_twice(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"batchPerDevice": 1, "accumulate": 3}
+    whole, broken = engine.config("whole", **sizes), engine.config("broken", **sizes)
+    train(engine, whole)
+    passes: list[tuple[int, int]] = []
+    writes: list[Path] = []
+    original = saver.async_save
+
+    def async_save(state: Any, *, checkpoint_id: Path, **rest: Any) -> Any:
+        writes.append(checkpoint_id)
+        return original(state, checkpoint_id=checkpoint_id, **rest)
+
+    with monkeypatch.context() as patch, pytest.raises(StageError, match="saved step 2 of 6"):
+        patch.setattr(saver, "async_save", async_save)
+        before_pass(patch, lambda trainer, micro: passes.append((trainer.position.step, micro)))
+        train(engine, broken, interrupted=interrupt_after(patch, 3))
+    assert passes[-2:] == [(1, 2), (2, 0)]
+    assert [path.name for path in writes] == ["step-00000002"]
+    train(engine, broken)
+    assert losses(engine, broken) == losses(engine, whole)
+    assert difference(trained(engine, broken), trained(engine, whole)) == 0
+
+
+@pytest.mark.parametrize(("steps", "message"), [(0, "made no step yet of 6"), (4, "saved step 4 of 6")])
+def test_an_interruption_before_the_first_pass_leaves_all_as_it_was(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch, steps: int, message: str
+) -> None:
+    config = engine.config()
+    if steps:
+        with monkeypatch.context() as patch, pytest.raises(StageError):
+            train(engine, config, interrupted=interrupt_after(patch, steps))
+    root = engine.workspace.local(f"{config.run}/checkpoints")
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    interrupted = threading.Event()
+    interrupted.set()
+    with pytest.raises(StageError, match=message) as caught:
+        train(engine, config, interrupted=interrupted)
+    assert caught.value.code is Exit.INTERRUPTED
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+def test_a_checkpoint_counts_as_soon_as_it_is_written(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = engine.config()
+    written = engine.workspace.local(f"{folder_of(f'{config.run}/checkpoints', 2)}/_SUCCESS.json")
+    before_pass(monkeypatch, lambda trainer, micro: trainer.position.step == 2 and until(written.exists))
+    train(engine, config)
+    assert len(losses(engine, config)) == 6
+
+
+def test_the_watchdog_sees_each_pass(engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    watchdog = Watchdog(limit=0, parent=None, on_stall=print, code=71)
+    moves: list[int] = []
+    monkeypatch.setattr(watchdog, "moved", lambda: moves.append(1))
+    train(engine, engine.config(steps=2, batchPerDevice=1, accumulate=4), watchdog=watchdog)
+    assert len(moves) >= 8
+
+
+def test_the_watchdog_sees_a_checkpoint_grow_and_a_stuck_one_not(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every look finds more bytes for a while, then none; then the write ends."""
+    written: Future[None] = Future()
+    file = engine.workspace.local(f"{folder_of('run', 2)}/__0_0.distcp")
+    looks: list[int] = []
+    moves: list[int] = []
+
+    def slow(futures: list[Future[None]], *, timeout: float) -> Any:
+        looks.append(1)
+        if len(looks) <= 3:
+            file.write_bytes(b"w" * len(looks))
+        elif len(looks) == 6:
+            written.set_result(None)
+            return wait(futures)
+        return wait(futures, timeout=0)
+
+    monkeypatch.setattr(saver, "wait", slow)
+    monkeypatch.setattr(saver, "async_save", lambda *_, **__: written)
+    one = Saver(
+        workspace=engine.workspace,
+        root="run",
+        group=cast(Any, None),
+        leads=True,
+        keep=1,
+        manifest=Manifest(stage=Stage.TRAIN, key="k", job="j"),
+        saved=Position(),
+        moved=lambda: moves.append(1),
+    )
+    one.save({}, Position(step=2, consumed=4), wait=True)
+    assert (len(looks), len(moves)) == (6, 3)
+    assert [found.position.step for found in complete(engine.workspace, "run")] == [2]
 
 
 def test_steps_that_a_kill_lost_are_made_again_and_counted(
@@ -255,7 +371,7 @@ def test_an_export_of_a_longer_run_replaces_the_old_one(engine: Engine, train: T
     assert not leftover.exists()
 
 
-def test_an_export_that_does_not_fit_the_checkpoint_is_refused(
+def test_an_export_that_differs_in_one_bit_is_refused(
     engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(engine, engine.config(steps=2))
@@ -263,12 +379,38 @@ def test_an_export_that_does_not_fit_the_checkpoint_is_refused(
 
     def save(model: Any, folder: Path) -> None:
         original(model, folder)
-        with torch.no_grad():
-            model.proj_out.weight.add_(1e-3)
+        (file,) = folder.glob("*.safetensors")
+        tensors = load_file(file)
+        bias = tensors["blocks.1.ffn.net.2.bias"]
+        bias[0] = torch.nextafter(bias[0], torch.tensor(torch.inf))
+        save_file(tensors, file)
 
     monkeypatch.setattr(ADAPTER, "save", save)
     config = engine.export_config()
-    with pytest.raises(StageError, match="differs from the checkpoint") as caught:
+    with pytest.raises(StageError, match=r"tensor blocks\.1\.ffn\.net\.2\.bias read back differs") as caught:
         export.run(engine.context(config))
     assert caught.value.code is Exit.STORAGE
     assert not engine.workspace.exists(f"{config.run}/export")
+
+
+def test_an_export_hears_sigterm_between_two_files(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(engine, engine.config(steps=2))
+    config = engine.export_config()
+    context = engine.context(config)
+    copied: list[Path] = []
+    copy = shutil.copy2
+
+    def interrupt(source: Path, target: Path) -> None:
+        copy(source, target)
+        copied.append(source)
+        context.interrupted.set()
+
+    monkeypatch.setattr(shutil, "copy2", interrupt)
+    with pytest.raises(StageError) as caught:
+        export.run(context)
+    assert caught.value.code is Exit.INTERRUPTED
+    assert len(copied) == 1
+    folder = engine.workspace.local(config.run)
+    assert not [path for path in folder.iterdir() if "export" in path.name], "half an export is no use"

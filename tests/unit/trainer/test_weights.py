@@ -6,15 +6,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from kinema_api.exits import Exit, StageError
+from kinema_api.names import Stage
 from kinema_api.settings import ConvertSettings
 from kinema_api.stage import ConvertConfig
-from kinema_stage.artifact import published
+from kinema_stage.artifact import Manifest, publish, published
+from kinema_stage.claim import try_claim
 from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.stages import convert
 from kinema_trainer.weights import Source, read_config, read_into, same_bits, verify_checkpoint, write_checkpoint
@@ -110,3 +113,61 @@ def test_convert_clears_what_an_interrupted_attempt_left(engine: Engine, weights
     assert manifest is not None
     assert {".metadata", "config.json"} <= manifest.files.keys()
     assert convert.run(engine.context(config)).reason == "ArtifactExists"
+
+
+def test_convert_hears_sigterm_between_two_tensors(
+    engine: Engine, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = convert_config(engine, weights)
+    context = engine.context(config)
+    read, names = Source.read, list[str]()
+
+    def interrupt(self: Source, name: str) -> torch.Tensor:
+        names.append(name)
+        if len(names) == 3:
+            context.interrupted.set()
+        return read(self, name)
+
+    monkeypatch.setattr(Source, "read", interrupt)
+    with pytest.raises(StageError) as caught:
+        convert.run(context)
+    assert caught.value.code is Exit.INTERRUPTED
+    assert len(names) == 3
+    assert [path.name for path in engine.workspace.local("artifacts/convert").iterdir()] == [CONVERTED]
+
+
+def test_a_convert_that_lost_its_claim_publishes_nothing(
+    engine: Engine, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = convert_config(engine, weights)
+    context = engine.context(config)
+    there: list[bool] = []
+
+    def rob(source: Source, folder: Path, **options: Any) -> int:
+        there.append(engine.workspace.exists(context.folder))
+        if len(there) == 1:
+            # The same holder may take over at once: what a replaced pod does.
+            assert try_claim(engine.workspace, context.claim, holder=context.holder) is not None
+        return verify_checkpoint(source, folder, **options)
+
+    monkeypatch.setattr(convert, "verify_checkpoint", rob)
+    assert convert.run(context).reason == "Succeeded"
+    assert there == [False, False], "the robbed attempt left the work to the next one, and neither showed half of it"
+    names = {path.name for path in engine.workspace.local("artifacts/convert").iterdir()}
+    assert names == {CONVERTED, config.key}
+
+
+def test_a_convert_that_another_finished_first_keeps_that_result(
+    engine: Engine, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = convert_config(engine, weights)
+    context = engine.context(config)
+
+    def finish(source: Source, folder: Path, **options: Any) -> int:
+        publish(engine.workspace, context.folder, Manifest(stage=Stage.CONVERT, key=config.key, job="local/first"))
+        return verify_checkpoint(source, folder, **options)
+
+    monkeypatch.setattr(convert, "verify_checkpoint", finish)
+    assert convert.run(context).reason == "ArtifactExists"
+    manifest = published(engine.workspace, context.folder)
+    assert manifest is not None and manifest.job == "local/first"

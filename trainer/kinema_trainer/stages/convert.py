@@ -12,10 +12,11 @@ from kinema_api.exits import Termination
 from kinema_api.names import Stage
 from kinema_api.stage import ConvertConfig
 from kinema_stage.artifact import Manifest, publish, published, sizes, success
-from kinema_stage.claim import wait_or_claim
+from kinema_stage.claim import Claim, wait_or_claim
 from kinema_stage.context import Context
 from kinema_stage.workspace import local_path
 from kinema_trainer.models import adapter
+from kinema_trainer.tally import Tally
 from kinema_trainer.weights import CONFIG, Source, check_names, verify_checkpoint, write_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -23,22 +24,28 @@ logger = logging.getLogger(__name__)
 
 def run(context: Context) -> Termination:
     """Run the convert stage; of several jobs that want the same weights one does the work."""
-    claim = wait_or_claim(
-        context.workspace,
-        context.claim,
-        holder=context.holder,
-        done=lambda: published(context.workspace, context.folder) is not None,
-        interrupted=context.interrupted,
-    )
-    if claim is None:
-        manifest = published(context.workspace, context.folder)
-        assert manifest is not None
-        return success(context.workspace, context.folder, manifest, reason="ArtifactExists")
-    with claim:
-        return success(context.workspace, context.folder, _convert(context))
+    workspace, folder = context.workspace, context.folder
+    while True:
+        claim = wait_or_claim(
+            workspace,
+            context.claim,
+            holder=context.holder,
+            done=lambda: published(workspace, folder) is not None,
+            interrupted=context.interrupted,
+        )
+        if claim is None:
+            manifest = published(workspace, folder)
+            assert manifest is not None
+            return success(workspace, folder, manifest, reason="ArtifactExists")
+        with claim, workspace.scratch(folder) as scratch:
+            manifest = _convert(context, scratch)
+            if _place(context, scratch, claim):
+                return success(workspace, folder, manifest)
+        logger.warning("another worker has taken over: its result counts")
 
 
-def _convert(context: Context) -> Manifest:
+def _convert(context: Context, scratch: str) -> Manifest:
+    """Fill a scratch folder with the whole artifact, manifest and all."""
     config = context.config
     assert isinstance(config, ConvertConfig)
     folder = local_path(config.weights) / "transformer"
@@ -46,20 +53,15 @@ def _convert(context: Context) -> Manifest:
     with torch.device("meta"):
         model = adapter(config.model).build(source.config)
     check_names(source, model, folder)
-    # What an interrupted attempt left would stay among the files of this one.
-    context.workspace.delete(context.folder)
-    target = context.workspace.local(context.folder)
-    target.mkdir(parents=True)
+    target = context.workspace.local(scratch)
     total = len(source.shapes)
-    write_checkpoint(source, target)
-    context.progress.report(done=total, total=2 * total)
-    context.check_interrupted()
-    verified = verify_checkpoint(source, target)
-    context.workspace.write(f"{context.folder}/{CONFIG}", json.dumps(source.config, indent=1).encode())
-    context.progress.report(done=2 * total, total=2 * total)
+    tally = Tally(context, 2 * total)
+    write_checkpoint(source, target, on_tensor=tally)
+    verified = verify_checkpoint(source, target, on_tensor=tally)
+    context.workspace.write(f"{scratch}/{CONFIG}", json.dumps(source.config, indent=1).encode())
     return publish(
         context.workspace,
-        context.folder,
+        scratch,
         Manifest(
             stage=Stage.CONVERT,
             key=config.key,
@@ -69,6 +71,15 @@ def _convert(context: Context) -> Manifest:
                 "verified": verified,
                 "parameters": sum(shape.numel() for shape in source.shapes.values()),
             },
-            files=sizes(context.workspace, context.folder),
+            files=sizes(context.workspace, scratch),
         ),
     )
+
+
+def _place(context: Context, scratch: str, claim: Claim) -> bool:
+    """Put the artifact in place, all at once; False when the work is no longer ours, or another was first."""
+    if not claim.beat() or published(context.workspace, context.folder) is not None:
+        return False
+    # A folder without a manifest is what an interrupted attempt left.
+    context.workspace.delete(context.folder)
+    return context.workspace.place(scratch, context.folder)
