@@ -241,6 +241,13 @@ def test_a_worker_that_lost_its_claim_writes_nothing(
     assert len(held) == 4
 
 
+def test_what_killed_workers_left_half_written_is_removed(workspace: Workspace, videos: Path, weights: Path) -> None:
+    harness.list_clips(workspace, videos, key="prepare0")
+    workspace.write(f"{FOLDER}/.kinema-tmp-0123", b"half a shard")
+    harness.run(harness.make_config(workspace, weights))
+    assert not workspace.exists(f"{FOLDER}/.kinema-tmp-0123")
+
+
 def test_an_unsupported_task_says_so(workspace: Workspace, weights: Path) -> None:
     with pytest.raises(StageError, match="i2v") as caught:
         harness.run(harness.make_config(workspace, weights, task=Task.I2V))

@@ -137,6 +137,8 @@ def _publish(context: Context, *, shards: list[ShardPlan], encoders: Encoders, t
     )
     if claim is not None:
         with claim:
+            # Every shard is in place, so whatever is half written was left by a worker that was killed.
+            workspace.sweep(folder)
             sidecars = _sidecars(context, shards)
             manifest = _manifest(context, sidecars)
             if not workspace.exists(f"{folder}/{EMPTY_TEXT}"):
