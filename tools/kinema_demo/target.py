@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -52,8 +53,8 @@ def find(say: Say, *, namespace: str = "default", storage_class: str | None = No
     """
     given = os.environ.get("KUBECONFIG")
     local = FullCluster(progress=say)
-    if given and Path(given) != local.kubeconfig:
-        return _given(Path(given), say, namespace=namespace, storage_class=storage_class)
+    if given and given != str(local.kubeconfig):
+        return _given(given, say, namespace=namespace, storage_class=storage_class)
     local.up()
     kubectl = Kubectl(binary=str(KUBERNETES.binary("kubectl")), kubeconfig=local.kubeconfig, namespace=namespace)
     if namespace != "default":
@@ -62,15 +63,16 @@ def find(say: Say, *, namespace: str = "default", storage_class: str | None = No
     return Target(kubectl=kubectl, cluster=local)
 
 
-def _given(kubeconfig: Path, say: Say, *, namespace: str, storage_class: str | None) -> Target:
-    if not kubeconfig.is_file():
+def _given(kubeconfig: str, say: Say, *, namespace: str, storage_class: str | None) -> Target:
+    if not any(Path(name).is_file() for name in kubeconfig.split(os.pathsep)):
         raise DemoError(f"KUBECONFIG names {kubeconfig}, which is no file")
     binary = shutil.which("kubectl")
     if not binary:
         ensure(KUBERNETES, progress=say)
         binary = str(KUBERNETES.binary("kubectl"))
-    kubectl = Kubectl(binary=binary, kubeconfig=kubeconfig, namespace=namespace)
-    say(kubectl.run("version", "-o", "yaml").strip().splitlines()[-1])
+    kubectl = Kubectl(binary=binary, kubeconfig=Path(kubeconfig), namespace=namespace)
+    version = json.loads(kubectl.run("version", "-o", "json"))["serverVersion"]["gitVersion"]
+    say(f"Kubernetes {version} of KUBECONFIG")
     if kubectl.attempt("get", "crd", PYTORCH_JOBS).returncode:
         raise DemoError(
             "the cluster has no PyTorchJobs: install Kubeflow's training-operator v1.9.3 first, "
