@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class Model(BaseModel):
@@ -20,6 +23,11 @@ class Model(BaseModel):
         frozen=True,
         use_attribute_docstrings=True,
     )
+
+    @classmethod
+    def stored(cls, data: Any) -> Self:
+        """The model of data that another version may have written: unknown fields are left out, not refused."""
+        return cls.model_validate(data, extra="ignore")
 
     def wire(self) -> dict[str, Any]:
         """The model as JSON-ready data with camelCase names, unset optional fields left out."""
@@ -44,7 +52,7 @@ DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 Name = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_SUBDOMAIN)]
 ModelName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9._]*[a-z0-9])?$")]
-Uri = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^(pvc|file)://\S+$")]
+Uri = Annotated[str, Field(min_length=1, max_length=768, pattern=r"^(pvc|file)://\S+$")]
 Text = Annotated[str, Field(max_length=4096)]
 ShortText = Annotated[str, Field(max_length=256)]
 LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
@@ -71,4 +79,3 @@ Quantity = Annotated[
     ),
 ]
 QuantityMap = Annotated[dict[str, Quantity], Field(max_length=16)]
-Digest = Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]+$")]

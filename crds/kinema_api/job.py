@@ -116,7 +116,7 @@ class Restarts(Model):
 
     limit: int = Field(default=3, ge=0, le=100)
     """Attempts of a stage after the first failed one, whatever the cause."""
-    backoff_seconds: int = Field(default=10, ge=0, le=3600)
+    backoff_seconds: int = Field(default=10, ge=0, le=300)
     """Wait before the next attempt; doubles with each failure, up to 5 minutes."""
 
 

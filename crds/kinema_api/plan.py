@@ -236,8 +236,8 @@ def stage_config(
         attempt: counts from 1.
         keys: what `check` resolved; None only for `check` itself.
     """
-    model = Entry.model_validate(resolved.model)
-    stages = Stages.model_validate(resolved.stages)
+    model = Entry.stored(resolved.model)
+    stages = Stages.stored(resolved.stages)
     common: dict[str, Any] = {
         "job": job,
         "attempt": attempt,

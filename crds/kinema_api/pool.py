@@ -85,7 +85,7 @@ class HostPath(Model):
 
 
 class Prices(Model):
-    """What the pool costs; used in estimates."""
+    """What the pool costs, for people who choose one."""
 
     device_hour: float = Field(ge=0, le=1e6)
     """Price of one accelerator for an hour."""

@@ -162,10 +162,13 @@ _ADAPTER: TypeAdapter[AnyStageConfig] = TypeAdapter(AnyStageConfig)
 def load_config(text: str | bytes) -> AnyStageConfig:
     """Read a stage config.
 
+    A running job keeps its images when the operator is upgraded, so a config may be of a newer version than its
+    reader: unknown fields are left out. What an older reader would misread raises `schemaVersion`.
+
     Raises:
-        pydantic.ValidationError: a field is missing, unknown or out of range.
+        pydantic.ValidationError: a field is missing or out of range.
     """
-    return _ADAPTER.validate_json(text)
+    return _ADAPTER.validate_json(text, extra="ignore")
 
 
 def artifact_of(config: AnyStageConfig) -> str:

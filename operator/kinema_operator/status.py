@@ -12,13 +12,19 @@ MESSAGE_LIMIT = 1024
 
 
 def read_status(job: Raw) -> JobStatus:
-    """The job's status; a fresh one when it has none yet."""
-    return JobStatus.model_validate(job.get("status") or {})
+    """The job's status but for `progress`, which is the server's; a fresh one when it has none yet."""
+    status = {name: value for name, value in (job.get("status") or {}).items() if name != "progress"}
+    return JobStatus.stored(status)
 
 
 def write_status(status: JobStatus) -> Raw:
     """The status as the operator writes it: all but `progress`, which is the server's."""
     return status.model_copy(update={"progress": None}).wire()
+
+
+def stored(job: Raw) -> Raw:
+    """The status as the operator would write it, had nothing changed."""
+    return write_status(read_status(job))
 
 
 def shorten(text: str, limit: int = MESSAGE_LIMIT) -> str:

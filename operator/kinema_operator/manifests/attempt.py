@@ -39,7 +39,7 @@ class AttemptPlan:
     @property
     def stages(self) -> Stages:
         """The settings of every stage, defaults filled in."""
-        return Stages.model_validate(self.resolved.stages)
+        return Stages.stored(self.resolved.stages)
 
     @property
     def settings(self) -> StageSettings:
@@ -50,7 +50,7 @@ class AttemptPlan:
     def pool(self) -> PoolSpec | None:
         """The pool that the stage runs on; None when any node will do."""
         name = pool_of(self.spec, self.stages, self.stage)
-        return None if name is None else PoolSpec.model_validate(self.resolved.pools[name])
+        return None if name is None else PoolSpec.stored(self.resolved.pools[name])
 
     @property
     def devices(self) -> int:

@@ -37,10 +37,11 @@ def collective_env(pool: PoolSpec) -> list[Raw]:
 def _gloo(env: Mapping[str, str]) -> dict[str, str]:
     """Gloo carries what is not for the accelerators; left alone, it may choose an interface that no other node reaches.
 
-    It takes names only, so a list of prefixes ("^", "=", NCCL's syntax) is not passed on.
+    Gloo takes a name, NCCL prefixes of names, unless one begins with "=": only such a name can be passed on.
     """
     named = env.get("NCCL_SOCKET_IFNAME") or env.get("HCCL_SOCKET_IFNAME") or ""
-    return {"GLOO_SOCKET_IFNAME": named} if re.fullmatch(r"[a-zA-Z0-9._-]+", named) else {}
+    exact = re.fullmatch(r"=([a-zA-Z0-9._-]+)", named)
+    return {"GLOO_SOCKET_IFNAME": exact[1]} if exact else {}
 
 
 def device_env(pool: PoolSpec) -> list[Raw]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -74,6 +75,15 @@ def test_every_stage_config_survives_the_wire(stage: Stage) -> None:
     assert load_config(config.model_dump_json(by_alias=True, exclude_none=True)) == config
     assert config.workspace == "file:///kinema/volumes/work/kinema"
     assert artifact_of(config).startswith(("artifacts/", "jobs/lab/wan-3f2a9c1e"))
+
+
+def test_a_stage_reads_the_config_of_a_newer_operator() -> None:
+    job = spec()
+    resolved = freeze(spec=job, pools=POOLS, images=IMAGES)
+    config = stage_config(stage=Stage.TRAIN, spec=job, resolved=resolved, job=JOB, attempt=1, keys=KEYS)
+    newer = json.loads(config.model_dump_json(by_alias=True))
+    newer["novelty"] = newer["settings"]["novelty"] = 1
+    assert load_config(json.dumps(newer)) == config
 
 
 def test_only_check_runs_without_keys() -> None:

@@ -182,6 +182,7 @@ def test_no_second_attempt_while_a_pod_of_the_first_lives() -> None:
     decision = story.step()
     assert decision.create == () and decision.requeue_after == pytest.approx(2)
     assert story.status.stages[4].attempts[0].state is AttemptState.RUNNING
+    assert story.status.message.startswith("train: waits: pod pod-0 on node node-1 still ends")
 
 
 def test_a_child_deleted_by_hand_is_made_again_once_its_pods_are_gone() -> None:
@@ -224,7 +225,7 @@ def test_a_name_held_by_an_earlier_owner_is_waited_for() -> None:
     decision = story.step()
     assert decision.create == ()
     assert decision.requeue_after == pytest.approx(2)
-    assert story.status.message == "check: waits: wan-check-1 of an earlier owner is still being deleted"
+    assert "wan-check-1 exists and is not this job's" in story.status.message
     story.foreign = frozenset()
     story.settle()
     assert "wan-check-1" in story.children
@@ -288,6 +289,39 @@ def test_an_upgrade_of_operator_or_pool_disturbs_no_running_job() -> None:
     assert container["image"] == "kinema/wan2.1:1"
 
 
+def test_a_running_job_outlives_a_change_of_the_operators_version() -> None:
+    story = Story()
+    story.reach(Stage.TRAIN)
+    story.job["status"]["resolved"]["stages"]["train"]["novelty"] = 1
+    story.job["status"]["progress"] = {"stage": "train", "novelty": 1}
+    story.job["spec"]["stages"] = {"train": {"novelty": 1}}
+    status = story.settle()
+    assert status.phase is Phase.RUNNING and "spec.stages.train.novelty" in status.message
+    assert "wan-train-1" in story.children and story.deleted == []
+    del story.job["spec"]["stages"]
+    story.succeed("wan-train-1")
+    assert story.status.stage is Stage.EXPORT
+
+
+def test_an_ended_job_answers_a_later_edit_of_its_policy() -> None:
+    story = Story()
+    story.reach(Stage.SAMPLE)
+    story.succeed("wan-sample-1")
+    story.job["metadata"]["generation"] = 2
+    status = story.settle()
+    assert status.observed_generation == 2
+    succeeded = status.condition("Succeeded")
+    assert succeeded is not None and succeeded.observed_generation == 2
+    assert status.phase is Phase.SUCCEEDED
+
+
+def test_a_check_that_leaves_only_some_keys_is_tried_again() -> None:
+    story = Story()
+    story.settle()
+    story.end("wan-check-1", pod(termination=Termination(code=0, keys={"prepare": "p1"})))
+    assert story.settle().stages[0].attempts[0].reason == "NoResult"
+
+
 def test_progress_is_the_servers_and_never_written() -> None:
     story = Story()
     story.reach(Stage.TRAIN)
@@ -332,7 +366,6 @@ REFUSALS = {
         "StageRequired",
         "enable export, or disable sample too",
     ),
-    "wrong type": ({"stages": {"train": {"steps": "many"}}}, "InvalidSpec", "spec.stages.train.steps"),
 }
 
 
@@ -351,6 +384,11 @@ def test_a_job_that_cannot_run_fails_before_it_books_anything(
 
 
 WAITS = {
+    "newer spec": (
+        {"defaults": {"pool": "cpu", "novelty": 1}},
+        "InvalidSpec",
+        "spec.defaults.novelty: Extra inputs are not permitted; this operator and the installed CRD may be",
+    ),
     "no pool": ({"defaults": {"pool": "h100"}}, "UnknownPool", "there is no TrainingPool h100; this cluster has cpu"),
     "devices": (
         {"defaults": {"pool": "cpu", "devicesPerNode": 4}},
@@ -366,6 +404,7 @@ def test_a_job_waits_for_what_an_administrator_can_bring(spec: dict[str, object]
     status = story.settle()
     assert status.phase is Phase.PENDING
     assert message in status.message
+    story.job["spec"]["defaults"].pop("novelty", None)
     story.pools = {"cpu": POOLS["cpu"].model_copy(update={"devices_per_node": 8}), "h100": POOLS["cpu"]}
     assert story.settle().phase is Phase.RUNNING
     assert "wan-check-1" in story.children

@@ -98,7 +98,7 @@ def test_a_name_of_an_earlier_owner_is_waited_for() -> None:
     async def body(loop: Loop) -> None:
         loop.fake.put(JOBS, child(owner="u-old", uid="c-old"))
         await loop.settle()
-        assert "earlier owner" in loop.status["stages"][0]["message"]
+        assert "is not this job's" in loop.status["stages"][0]["message"]
         del loop.fake.objects["jobs", "team", "wan-check-1"]
         loop.clock.advance(2)
         await loop.settle()

@@ -142,7 +142,7 @@ def test_a_bad_config_is_told_field_by_field(tmp_path: Path) -> None:
     frames = {**good, "prepare": {"video": {"frames": "many"}}, "extra": 1}
     text = config_fault(path, frames)
     assert "check.prepare.video.frames: Input should be a valid integer" in text
-    assert "check.extra: Extra inputs are not permitted" in text
+    assert "extra" not in text, "it may be of a newer operator"
     assert "is for stage check, not train" in config_fault(path, good, Stage.TRAIN)
     assert "No such file" in _missing(tmp_path / "gone.json")
 
