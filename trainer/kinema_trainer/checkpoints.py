@@ -46,19 +46,26 @@ def folder_of(root: str, step: int) -> str:
     return f"{root}/step-{step:08d}"
 
 
+def recorded(workspace: Workspace, root: str) -> list[Found]:
+    """The checkpoints of a run that have a manifest, oldest first, whatever became of their files since."""
+    manifests = ((step, folder, published(workspace, folder)) for step, folder in _folders(workspace, root))
+    return [
+        Found(folder, Position(step=step, consumed=int(manifest.details["consumed"])), manifest)
+        for step, folder, manifest in manifests
+        if manifest is not None
+    ]
+
+
 def complete(workspace: Workspace, root: str) -> list[Found]:
     """The complete checkpoints of a run, oldest first. One whose files do not have their recorded sizes is left out."""
     found: list[Found] = []
-    for step, folder in _folders(workspace, root):
-        manifest = published(workspace, folder)
-        if manifest is None:
-            continue
-        damaged = {name for name, size in manifest.files.items() if sizes(workspace, folder).get(name) != size}
+    for one in recorded(workspace, root):
+        actual = sizes(workspace, one.folder)
+        damaged = {name for name, size in one.manifest.files.items() if actual.get(name) != size}
         if damaged:
-            logger.warning("%s is damaged (%s): an older checkpoint is used", folder, ", ".join(sorted(damaged)))
+            logger.warning("%s is damaged (%s): an older checkpoint is used", one.folder, ", ".join(sorted(damaged)))
             continue
-        position = Position(step=step, consumed=int(manifest.details["consumed"]))
-        found.append(Found(folder=folder, position=position, manifest=manifest))
+        found.append(one)
     return found
 
 
@@ -68,7 +75,8 @@ def newest(workspace: Workspace, root: str) -> Found | None:
 
 
 def remove_rest(workspace: Workspace, root: str, keep: Found | None) -> None:
-    """Remove what a broken run left: incomplete checkpoints, and all later than the one that is resumed."""
+    """Remove what a broken run left: incomplete or half-deleted checkpoints, and all later than the resumed one."""
+    workspace.sweep(root)
     good = {found.folder for found in complete(workspace, root)}
     for step, folder in _folders(workspace, root):
         if folder not in good or keep is None or step > keep.position.step:

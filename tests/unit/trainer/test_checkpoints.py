@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 
 from kinema_api.exits import StageError
 from kinema_api.names import Stage
+from kinema_stage import artifact
 from kinema_stage.artifact import Manifest, publish
 from kinema_stage.workspace import Workspace
-from kinema_trainer.checkpoints import complete, folder_of, newest, remove_rest, require
+from kinema_trainer import checkpoints
+from kinema_trainer.checkpoints import complete, folder_of, newest, recorded, remove_rest, require
 
 ROOT = "jobs/local/run/checkpoints"
 
@@ -65,6 +68,49 @@ def test_what_cannot_be_resumed_is_removed_and_nothing_else(workspace: Workspace
     remove_rest(workspace, ROOT, newest(workspace, ROOT))
     assert [found.folder for found in complete(workspace, ROOT)] == kept
     assert {path.split("/")[4] for path in workspace.list(ROOT)} == {"step-00000002", "step-00000004", "notes.txt"}
+
+
+def test_a_deletion_that_was_killed_is_brought_to_its_end(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, doomed = write(workspace, 2), write(workspace, 1)
+
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt(str(folder))
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        workspace.delete(doomed)
+    assert len(list(workspace.local(ROOT).iterdir())) == 2
+    remove_rest(workspace, ROOT, newest(workspace, ROOT))
+    assert list(workspace.local(ROOT).iterdir()) == [workspace.local(kept)]
+
+
+def test_each_checkpoint_is_measured_once_however_many_files_it_has(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"__{number}_0.distcp": 1 for number in range(8)}
+    for step in (2, 4):
+        folder = folder_of(ROOT, step)
+        for name in files:
+            workspace.write(f"{folder}/{name}", b"w")
+        publish(
+            workspace,
+            folder,
+            Manifest(stage=Stage.TRAIN, key="k", job="j", files=files, details={"consumed": step}),
+        )
+    measured: list[str] = []
+    original = artifact.sizes
+
+    def sizes(workspace: Workspace, folder: str) -> dict[str, int]:
+        measured.append(folder)
+        return original(workspace, folder)
+
+    monkeypatch.setattr(checkpoints, "sizes", sizes)
+    assert len(recorded(workspace, ROOT)) == 2
+    assert measured == []
+    assert len(complete(workspace, ROOT)) == 2
+    assert measured == [folder_of(ROOT, 2), folder_of(ROOT, 4)]
 
 
 def test_a_run_without_checkpoints_says_what_to_do(workspace: Workspace) -> None:
