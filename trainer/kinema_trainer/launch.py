@@ -19,6 +19,8 @@ from kinema_trainer.reports import ENV_FOLDER, Failure, Inbox, Step
 
 ENV_PARENT = "KINEMA_STAGE_PID"
 POLL_SECONDS = 0.2
+MEETING_SECONDS = 1800
+"""How long a node waits for the others; one may have to pull its image first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Place:
                 f"--node-rank={self.node}",
                 f"--master-addr={self.address}",
                 f"--master-port={self.port}",
+                f"--rdzv-conf=timeout={MEETING_SECONDS}",
             ]
         torchrun = [sys.executable, "-m", "torch.distributed.run"]
         return [*torchrun, *rendezvous, f"--nproc-per-node={self.processes}", "--max-restarts=0", *worker]
@@ -131,8 +134,9 @@ def run(
                 child.kill()
                 child.wait()
             failure = inbox.failure()
+            started = bool(inbox.pids())
             inbox.close()
-    _judge(child.returncode, failure, interrupted=interrupted.is_set())
+    _judge(place, child.returncode, failure, started=started, interrupted=interrupted.is_set())
 
 
 def _follow(
@@ -161,15 +165,24 @@ def _signal(pid: int) -> None:
         return
 
 
-def _judge(code: int, failure: Failure | None, *, interrupted: bool) -> None:
+def _judge(place: Place, code: int, failure: Failure | None, *, started: bool, interrupted: bool) -> None:
     if failure is not None:
         raise StageError(Exit(failure.code), failure.message)
     if code == 0:
         return
     if interrupted:
         raise StageError(Exit.INTERRUPTED, "interrupted before training began; nothing is lost")
-    raise StageError(
-        Exit.INTERNAL,
-        f"a training process was killed before it could say why (exit code {code}); if its log ends in the middle, the"
-        " machine may be short of memory: raise stages.train.resources",
-    )
+    if not started and place.nodes > 1 and place.processes > 1:
+        raise StageError(
+            Exit.COMMUNICATION,
+            f"the nodes did not meet at {place.address}:{place.port} (exit code {code}): see whether all {place.nodes}"
+            " pods of the stage were running, and whether a network policy keeps them apart",
+        )
+    memory = "if its log ends in the middle, the machine may be short of memory: raise stages.train.resources"
+    killed = f"a training process was killed before it could say why (exit code {code})"
+    # torchrun's own exit code hides the signal. A collective that fails or takes too long ends a process by SIGABRT.
+    if place.processes > 1 or (place.nodes > 1 and code == -signal.SIGABRT):
+        raise StageError(
+            Exit.COMMUNICATION, f"{killed}; either it lost another process, see the log of each node, or {memory}"
+        )
+    raise StageError(Exit.INTERNAL, f"{killed}; {memory}")

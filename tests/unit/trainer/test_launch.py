@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from torch.distributed import DistBackendError, DistStoreError
 
 from kinema_api.exits import Exit, StageError
 from kinema_trainer import launch
@@ -33,6 +34,7 @@ def test_a_pod_of_a_gang_joins_by_static_rendezvous() -> None:
     assert command[1:3] == ["-m", "torch.distributed.run"]
     assert {"--nnodes=2", "--node-rank=1", "--nproc-per-node=8", "--max-restarts=0"} <= set(command)
     assert {"--master-addr=run-train-1-master-0", "--master-port=23456"} <= set(command)
+    assert "--rdzv-conf=timeout=1800" in command
     assert command[-4:] == ["-m", "kinema_trainer.worker", "--config", "stage.json"]
     assert not place.leads
     assert place.environment() == {}
@@ -86,7 +88,14 @@ def test_steps_arrive_in_order_and_nobody_waits_for_a_listener(tmp_path: Path) -
     inbox.close()
 
 
-def run_program(tmp_path: Path, program: str, *, interrupted: threading.Event | None = None) -> list[Step]:
+def run_program(
+    tmp_path: Path,
+    program: str,
+    *,
+    interrupted: threading.Event | None = None,
+    nodes: int = 1,
+    processes: int = 1,
+) -> list[Step]:
     """Let a program stand for the training process."""
     script = tmp_path / "program.py"
     script.write_text(program)
@@ -97,7 +106,7 @@ def run_program(tmp_path: Path, program: str, *, interrupted: threading.Event | 
 
     steps: list[Step] = []
     launch.run(
-        Fake(nodes=1, node=0, processes=1, address="127.0.0.1", port=0),
+        Fake(nodes=nodes, node=0, processes=processes, address="127.0.0.1", port=0),
         config=Path("unused"),
         environment=dict(os.environ),
         interrupted=interrupted or threading.Event(),
@@ -127,6 +136,27 @@ def test_a_killed_process_is_an_internal_failure_that_is_tried_again(tmp_path: P
     assert caught.value.code.retryable
 
 
+KILL = "import os\nos.kill(os.getpid(), {signal})"
+
+
+@pytest.mark.parametrize(
+    ("program", "place", "code", "message"),
+    [
+        ("raise SystemExit(1)", {"nodes": 2, "processes": 8}, Exit.COMMUNICATION, "the nodes did not meet"),
+        (REPORTER + "raise SystemExit(1)", {"processes": 2}, Exit.COMMUNICATION, "lost another process.*of memory"),
+        (REPORTER + KILL.format(signal=6), {"nodes": 2}, Exit.COMMUNICATION, "lost another process.*of memory"),
+        (REPORTER + KILL.format(signal=9), {"nodes": 2}, Exit.INTERNAL, "why .exit code -9.; if its log.*of memory"),
+        (REPORTER + KILL.format(signal=6), {}, Exit.INTERNAL, "why .exit code -6.; if its log.*of memory"),
+    ],
+)
+def test_a_silent_end_names_what_may_have_caused_it(
+    tmp_path: Path, program: str, place: dict[str, int], code: Exit, message: str
+) -> None:
+    with pytest.raises(StageError, match=message) as caught:
+        run_program(tmp_path, program, nodes=place.get("nodes", 1), processes=place.get("processes", 1))
+    assert caught.value.code is code
+
+
 def test_an_interruption_reaches_the_processes(tmp_path: Path) -> None:
     interrupted = threading.Event()
     interrupted.set()
@@ -148,6 +178,8 @@ def test_an_interruption_reaches_the_processes(tmp_path: Path) -> None:
     [
         (RuntimeError("[enforce fail] Connection closed by peer [10.0.0.3]:4021"), Exit.COMMUNICATION),
         (RuntimeError("Gloo AllReduce failed"), Exit.COMMUNICATION),
+        (DistStoreError("Timed out after 901 seconds waiting for clients. 1/2 clients joined."), Exit.COMMUNICATION),
+        (DistBackendError("NCCL communicator was aborted on rank 1"), Exit.COMMUNICATION),
         (RuntimeError("shape '[3]' is invalid"), Exit.INTERNAL),
         (OSError(28, "No space left on device"), Exit.STORAGE),
         (StageError(Exit.DATA, "no clips"), Exit.DATA),
