@@ -42,7 +42,8 @@ class Trainer:
 
     Args of note:
         on_step: called after each step with its result; only looks.
-        interrupted: set by SIGTERM. Once any process has it, all save and leave after the same step.
+        moved: called after each pass, and while the saver waits for a checkpoint that grows.
+        interrupted: set by SIGTERM. Once any process has it, all leave before the same pass, with the last whole step.
     """
 
     settings: TrainSettings
@@ -57,6 +58,7 @@ class Trainer:
     state: Callable[[], dict[str, Any]]
     device: torch.device
     interrupted: threading.Event
+    moved: Callable[[], None]
     on_step: Callable[[Result], None]
     position: Position = field(default_factory=Position)
 
@@ -64,26 +66,26 @@ class Trainer:
         """Train from the current position to the last step."""
         while self.position.step < self.settings.steps:
             try:
-                result, stop = self._step()
+                result = self._step()
             except StageError:
                 # The checkpoint that is being written is good, and its writers run beside the loop in every process.
                 self.saver.finish()
                 raise
+            if result is None:
+                self.saver.save(self.state(), self.position, wait=True)
+                done = f"saved step {self.position.step}" if self.position.step else "made no step yet"
+                raise StageError(Exit.INTERRUPTED, f"told to stop: {done} of {self.settings.steps}")
             self.position = result.position
             self.on_step(result)
             last = self.position.step == self.settings.steps
-            if last or stop or self.position.step % self.settings.checkpoint.every_steps == 0:
-                wait = last or stop or not self.settings.checkpoint.asynchronous
+            if last or self.position.step % self.settings.checkpoint.every_steps == 0:
+                wait = last or not self.settings.checkpoint.asynchronous
                 self.saver.save(self.state(), self.position, wait=wait)
             else:
                 self.saver.poll()
-            if stop and not last:
-                raise StageError(
-                    Exit.INTERRUPTED, f"told to stop: saved step {self.position.step} of {self.settings.steps}"
-                )
 
-    def _step(self) -> tuple[Result, bool]:
-        """One optimizer step, and whether any process was told to stop."""
+    def _step(self) -> Result | None:
+        """One optimizer step; None when a process was told to stop, and nothing has changed."""
         began = time.monotonic()
         step = self.position.step + 1
         rate = learning_rate(
@@ -93,23 +95,29 @@ class Trainer:
             steps=self.settings.steps,
         )
         set_learning_rate(self.optimizer, rate)
-        loss = sum(self._accumulate(micro) for micro in range(self.settings.accumulate))
+        losses: list[torch.Tensor] = []
+        for micro in range(self.settings.accumulate):
+            (stops,) = self.team.total([float(self.interrupted.is_set())])
+            if stops:
+                self.optimizer.zero_grad(set_to_none=True)
+                return None
+            losses.append(self._accumulate(micro))
+            self.moved()
         norm = clip(self.model.parameters(), limit=self.settings.optimizer.clip_norm)
-        total, stops = self.team.total([float(loss), float(self.interrupted.is_set())])
+        (total,) = self.team.total([float(sum(losses))])
         mean = total / self.team.world
         self._check(step=step, loss=mean, norm=norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(step)
-        result = Result(
+        return Result(
             position=Position(step=step, consumed=self.position.consumed + self.split.step),
             loss=mean,
             gradient_norm=norm,
             learning_rate=rate,
             seconds=time.monotonic() - began,
         )
-        return result, stops > 0
 
     def _accumulate(self, micro: int) -> torch.Tensor:
         """Add the gradients of one forward pass; the loss is the share of this pass in the step's mean."""

@@ -10,7 +10,6 @@ from kinema_trainer.device import Device
 from kinema_trainer.loop import Result
 from kinema_trainer.reports import Reporter, Step
 from kinema_trainer.runlog import RunLog
-from kinema_trainer.watchdog import Watchdog
 
 SMOOTHING = 0.9
 """Share of the old value in the running mean of a step's time."""
@@ -30,7 +29,6 @@ class Meter:
     settings: TrainSettings
     log: RunLog | None
     reporter: Reporter
-    watchdog: Watchdog
     samples: int
     flops: float
     device: Device
@@ -39,7 +37,6 @@ class Meter:
 
     def step(self, result: Result) -> None:
         """Take in a step."""
-        self.watchdog.step()
         self._seen += 1
         early = self._seen <= WARM_UP
         self._pace = result.seconds if early else SMOOTHING * self._pace + (1 - SMOOTHING) * result.seconds

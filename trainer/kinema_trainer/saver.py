@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch.distributed as dist
@@ -17,10 +17,12 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from kinema_api.exits import StageError
 from kinema_stage.artifact import Manifest, publish, sizes
 from kinema_stage.workspace import Workspace
-from kinema_trainer.checkpoints import Position, complete, folder_of
+from kinema_trainer.checkpoints import Position, folder_of, recorded
 
 State = Mapping[str, Any]
 """Tensors that are saved and loaded in place, nested by part."""
+LOOK_SECONDS = 1.0
+"""How often a process that waits for a checkpoint looks whether it grows."""
 
 
 @contextlib.contextmanager
@@ -45,6 +47,8 @@ def load(workspace: Workspace, folder: str, state: State, *, group: dist.Process
 class Saver:
     """Writes checkpoints in the background, one at a time; every process makes the same calls in the same order.
 
+    The leader publishes a checkpoint as soon as it is written, whatever the loop does then.
+
     Args:
         workspace: where to.
         root: the folder of the run's checkpoints.
@@ -52,6 +56,8 @@ class Saver:
         leads: whether this process publishes and removes.
         keep: complete checkpoints that are kept.
         manifest: who writes; step, position and sizes are filled in.
+        saved: the position that the run starts from, which needs no checkpoint.
+        moved: called while the loop waits for a checkpoint that grows.
     """
 
     def __init__(
@@ -63,6 +69,8 @@ class Saver:
         leads: bool,
         keep: int,
         manifest: Manifest,
+        saved: Position,
+        moved: Callable[[], None],
     ) -> None:
         self._workspace = workspace
         self._root = root
@@ -70,10 +78,13 @@ class Saver:
         self._leads = leads
         self._keep = keep
         self._manifest = manifest
-        self._pending: tuple[Position, Future[Any]] | None = None
+        self._saved = saved
+        self._moved = moved
+        self._pending: tuple[Position, Future[None]] | None = None
+        self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def save(self, state: State, position: Position, *, wait: bool) -> None:
-        """Start to write `state` as it is now; the caller may change it at once.
+        """Start to write `state` as it is now, unless this position is saved; the caller may change it at once.
 
         Args:
             state: what to write.
@@ -81,30 +92,49 @@ class Saver:
             wait: return only when the checkpoint is complete.
         """
         self.finish()
+        if position == self._saved:
+            return
         folder = self._workspace.local(folder_of(self._root, position.step))
         folder.mkdir(parents=True, exist_ok=True)
-        future = async_save(dict(state), checkpoint_id=folder, process_group=self._group)
-        assert isinstance(future, Future)
-        self._pending = (position, future)
+        written = async_save(dict(state), checkpoint_id=folder, process_group=self._group)
+        assert isinstance(written, Future)
+        self._pending = (position, self._finisher.submit(self._complete, position, written))
+        self._saved = position
         if wait:
             self.finish()
 
     def poll(self) -> None:
-        """Publish the checkpoint that was being written if it is done; raise what went wrong."""
+        """Raise what went wrong with the checkpoint that was being written, if it is done."""
         if self._pending is not None and self._pending[1].done():
             self.finish()
 
     def finish(self) -> None:
-        """Wait for the checkpoint that is being written and publish it."""
+        """Wait until the checkpoint that is being written is published."""
         if self._pending is None:
             return
-        position, future = self._pending
+        position, done = self._pending
         self._pending = None
+        size = -1
+        while not wait([done], timeout=LOOK_SECONDS).done:
+            grown = self._size(position)
+            if grown != size:
+                size = grown
+                self._moved()
         with plain_errors():
-            future.result()
+            done.result()
+
+    def _complete(self, position: Position, written: Future[Any]) -> None:
+        written.result()
         if self._leads:
             self._publish(position)
             self._retain()
+
+    def _size(self, position: Position) -> int:
+        """Bytes of a checkpoint so far, by all processes; 0 when a file was just moved into place."""
+        try:
+            return sum(sizes(self._workspace, folder_of(self._root, position.step)).values())
+        except FileNotFoundError:
+            return 0
 
     def _publish(self, position: Position) -> None:
         folder = folder_of(self._root, position.step)
@@ -120,5 +150,5 @@ class Saver:
         publish(self._workspace, folder, manifest)
 
     def _retain(self) -> None:
-        for found in complete(self._workspace, self._root)[: -self._keep]:
+        for found in recorded(self._workspace, self._root)[: -self._keep]:
             self._workspace.delete(found.folder)

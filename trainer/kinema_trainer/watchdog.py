@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends a process that makes no step, or whose stage is gone."""
+"""Ends a process that does not move, or whose stage is gone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Watchdog:
     """A thread that looks whether the loop still moves.
 
     Args:
-        limit: seconds without a step that are taken for a hang; 0 never.
+        limit: seconds without a move that are taken for a hang; 0 never.
         parent: the process to live and die with.
         on_stall: called with the number of seconds before the process ends; may not block.
         code: what the process exits with after a hang.
@@ -30,7 +30,7 @@ class Watchdog:
         self._parent = parent
         self._on_stall = on_stall
         self._code = code
-        self._moved = time.monotonic()
+        self._last = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -38,9 +38,9 @@ class Watchdog:
         """Begin to watch."""
         self._thread.start()
 
-    def step(self) -> None:
+    def moved(self) -> None:
         """The loop has moved."""
-        self._moved = time.monotonic()
+        self._last = time.monotonic()
 
     def stop(self) -> None:
         """End the watch."""
@@ -50,7 +50,7 @@ class Watchdog:
         while not self._stop.wait(CHECK_SECONDS):
             if self._parent is not None and not _alive(self._parent):
                 os._exit(self._code)
-            still = time.monotonic() - self._moved
+            still = time.monotonic() - self._last
             if self._limit and still > self._limit:
                 self._on_stall(still)
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
@@ -58,7 +58,7 @@ class Watchdog:
 
 
 def stall_limit(environment: Mapping[str, str]) -> float:
-    """Seconds without a step that are taken for a hang."""
+    """Seconds without a move that are taken for a hang."""
     return float(environment.get(ENV_LIMIT, LIMIT_SECONDS))
 
 

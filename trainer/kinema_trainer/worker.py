@@ -56,7 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     watchdog = Watchdog(
         limit=stall_limit(os.environ),
         parent=int(os.environ[ENV_PARENT]),
-        on_stall=lambda seconds: reporter.failed(Exit.STALLED, f"no step for {seconds:.0f} s: see the log's traceback"),
+        on_stall=lambda seconds: reporter.failed(
+            Exit.STALLED, f"neither a pass nor a checkpoint moved for {seconds:.0f} s: see the log's traceback"
+        ),
         code=Exit.STALLED,
     )
     watchdog.start()
@@ -79,10 +81,12 @@ def classify(error: BaseException, *, workspace: Path) -> tuple[Exit, str]:
     """Exit code and sentence for whatever ended a process."""
     end = termination.failure(error, workspace=workspace)
     text = str(error)
+    if end.code == Exit.INTERNAL and isinstance(error, dist.DistStoreError):
+        return Exit.COMMUNICATION, f"the training processes did not meet: {text.splitlines()[0][:300]}"
     if (
         end.code == Exit.INTERNAL
         and isinstance(error, RuntimeError)
-        and any(word in text.lower() for word in _PEER_GONE)
+        and (isinstance(error, dist.DistError) or any(word in text.lower() for word in _PEER_GONE))
     ):
         return Exit.COMMUNICATION, f"another training process went away: {text.splitlines()[0][:300]}"
     return Exit(end.code), end.message
@@ -107,7 +111,6 @@ def train(
         settings=settings,
         log=log,
         reporter=reporter,
-        watchdog=watchdog,
         samples=split.step,
         flops=run.adapter.flops(config.model, loader.shape) * split.step / team.world,
         device=here,
@@ -128,10 +131,13 @@ def train(
             leads=team.leads,
             keep=settings.checkpoint.keep,
             manifest=manifest(config),
+            saved=run.position,
+            moved=watchdog.moved,
         ),
         state=run.state,
         device=here.device,
         interrupted=interrupted,
+        moved=watchdog.moved,
         on_step=meter.step,
         position=run.position,
     )

@@ -153,18 +153,24 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Train]:
     inbox = reports.Inbox(folder)
     threads = torch.get_num_threads()
 
-    def run(engine: Engine, config: TrainConfig, *, interrupted: threading.Event | None = None) -> None:
+    def run(
+        engine: Engine,
+        config: TrainConfig,
+        *,
+        interrupted: threading.Event | None = None,
+        watchdog: Watchdog | None = None,
+    ) -> None:
         torch.set_num_threads(1)
         environment = launch.Place(nodes=1, node=0, processes=1, address="127.0.0.1", port=0).environment()
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        watchdog = Watchdog(limit=0, parent=None, on_stall=lambda seconds: None, code=71)
+        quiet = Watchdog(limit=0, parent=None, on_stall=lambda seconds: None, code=71)
         try:
             worker.train(
                 config,
                 workspace=engine.workspace,
                 reporter=reports.Reporter(folder, rank=0),
-                watchdog=watchdog,
+                watchdog=watchdog or quiet,
                 interrupted=interrupted or threading.Event(),
             )
         finally:

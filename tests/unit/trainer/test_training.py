@@ -18,6 +18,7 @@ import torch
 from diffusers import WanPipeline
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 
 from kinema_api.exits import Exit, StageError
 from kinema_api.names import Stage
@@ -77,7 +78,12 @@ def before_pass(monkeypatch: pytest.MonkeyPatch, look: Callable[[loop.Trainer, i
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, step: int) -> threading.Event:
     """An event that a SIGTERM during the first pass of `step` would set."""
     event = threading.Event()
-    before_pass(monkeypatch, lambda trainer, micro: trainer.position.step + 1 == step and event.set())
+
+    def look(trainer: loop.Trainer, micro: int) -> None:
+        if trainer.position.step + 1 == step:
+            event.set()
+
+    before_pass(monkeypatch, look)
     return event
 
 
@@ -123,11 +129,10 @@ def test_an_interruption_waits_for_no_further_pass_and_writes_nothing_twice(
     train(engine, whole)
     passes: list[tuple[int, int]] = []
     writes: list[Path] = []
-    original = saver.async_save
 
     def async_save(state: Any, *, checkpoint_id: Path, **rest: Any) -> Any:
         writes.append(checkpoint_id)
-        return original(state, checkpoint_id=checkpoint_id, **rest)
+        return dcp_async_save(state, checkpoint_id=checkpoint_id, **rest)
 
     with monkeypatch.context() as patch, pytest.raises(StageError, match="saved step 2 of 6"):
         patch.setattr(saver, "async_save", async_save)
@@ -163,7 +168,12 @@ def test_a_checkpoint_counts_as_soon_as_it_is_written(
 ) -> None:
     config = engine.config()
     written = engine.workspace.local(f"{folder_of(f'{config.run}/checkpoints', 2)}/_SUCCESS.json")
-    before_pass(monkeypatch, lambda trainer, micro: trainer.position.step == 2 and until(written.exists))
+
+    def look(trainer: loop.Trainer, micro: int) -> None:
+        if trainer.position.step == 2:
+            until(written.exists)
+
+    before_pass(monkeypatch, look)
     train(engine, config)
     assert len(losses(engine, config)) == 6
 
