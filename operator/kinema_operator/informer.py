@@ -89,9 +89,10 @@ async def inform(
     stop: asyncio.Event,
 ) -> None:
     """Watch until told to stop."""
-    for resource in resources:
-        watches.expect(resource.plural)
     namespaces = settings.watch_namespaces
+    for resource in resources:
+        for namespace in (namespaces if resource.namespaced else ()) or (None,):
+            watches.expect(resource.plural, namespace)
     await kopf.operator(
         registry=registry(resources=resources, store=store, queue=queue, watches=watches, kube=kube, traces=traces),
         settings=kopf_settings(),
@@ -128,8 +129,9 @@ def concerned(resource: Resource, item: Raw, store: Store) -> list[str]:
 
 def _seen(resource: Resource, *, store: Store, queue: Queue, watches: Watches) -> Handler:
     async def seen(event: Any, **_: Any) -> None:
-        watches.beat(resource.plural)
-        note(resource, event["type"], dict(event["object"]), store=store, queue=queue)
+        item = dict(event["object"])
+        watches.beat(resource.plural, item["metadata"].get("namespace"))
+        note(resource, event["type"], item, store=store, queue=queue)
 
     return seen
 

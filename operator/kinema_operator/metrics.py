@@ -52,6 +52,11 @@ class Metrics:
         self.resyncs = Counter(
             "kinema_resyncs", "Full comparisons with the API server", ["result"], registry=self.registry
         )
+        self.refused = Gauge(
+            "kinema_namespaces_refused",
+            "Namespaces that are to be watched and that the API server refuses",
+            registry=self.registry,
+        )
         self.leader = Gauge("kinema_leader", "1 while this replica leads", registry=self.registry)
         Info("kinema_build", "What runs here", registry=self.registry).info({"version": version("kinema-operator")})
 

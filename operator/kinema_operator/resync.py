@@ -7,16 +7,17 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from kinema_api.job import Phase
 from kinema_api.names import LABEL_JOB_UID
 from kinema_kube import Kube, Resource
-from kinema_kube.errors import GoneError, KubeError, NotFoundError
+from kinema_kube.errors import ForbiddenError, GoneError, KubeError, NotFoundError
 from kinema_operator.metrics import Metrics
 from kinema_operator.observed import Raw
 from kinema_operator.queue import Queue
 from kinema_operator.store import CHILDREN, WATCHED, Store, slim
+from kinema_operator.watches import Watches
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +33,21 @@ class Resync:
     """Compares now and then, and knows when it last did."""
 
     def __init__(
-        self, *, kube: Kube, store: Store, queue: Queue, metrics: Metrics, namespaces: Collection[str], seconds: float
+        self,
+        *,
+        kube: Kube,
+        store: Store,
+        queue: Queue,
+        metrics: Metrics,
+        watches: Watches,
+        namespaces: Collection[str],
+        seconds: float,
     ) -> None:
         self._kube = kube
         self._store = store
         self._queue = queue
         self._metrics = metrics
+        self._watches = watches
         self._namespaces: tuple[str | None, ...] = tuple(namespaces) or (None,)
         self._seconds = seconds
         self._last = time.monotonic()
@@ -54,11 +64,12 @@ class Resync:
             KubeError: the API server did not answer; the store is as good as before.
         """
         served = []
+        refused: dict[str, KubeError] = {}
         self._store.begin()
         try:
             for resource in WATCHED:
                 try:
-                    items, at = await self._list(resource)
+                    items, at = await self._list(resource, refused)
                 except NotFoundError:
                     if resource not in CHILDREN:
                         raise
@@ -71,6 +82,7 @@ class Resync:
         finally:
             self._store.end()
         self._last = time.monotonic()
+        self._tell(refused)
         for job in self._store.jobs():
             if not _ended(job):
                 self._queue.add(job["metadata"]["uid"])
@@ -95,18 +107,38 @@ class Resync:
             if new:
                 raise NewKindError(f"{new[0].plural}.{new[0].group} has been installed: starting anew to watch it")
 
-    async def _list(self, resource: Resource) -> tuple[list[Raw], int]:
-        """All objects of a kind, and the resource version up to which nothing is missing."""
+    def _tell(self, refused: Mapping[str, KubeError]) -> None:
+        for namespace, error in refused.items():
+            log.warning("namespace %s cannot be read, its jobs are not served: %s", namespace, error)
+        self._metrics.refused.set(len(refused))
+        self._watches.excuse(refused)
+
+    async def _list(self, resource: Resource, refused: dict[str, KubeError]) -> tuple[list[Raw], int]:
+        """All objects of a kind, and the resource version up to which nothing is missing.
+
+        A namespace that is gone has taken its RoleBinding along. It is empty, and noted in `refused`, as long as
+        another one answers.
+        """
         items: list[Raw] = []
         at: list[int] = []
+        errors: dict[str, KubeError] = {}
         for namespace in self._namespaces if resource.namespaced else (None,):
             try:
                 found, version = await self._chunks(resource, namespace)
             except GoneError:
                 # etcd was compacted between two chunks; a list in one piece is always of one moment.
                 found, version = await self._chunks(resource, namespace, limit=0)
+            except (ForbiddenError, NotFoundError) as error:
+                if namespace is None:
+                    raise
+                errors[namespace] = error
+                continue
             items += found
             at.append(version)
+        if not at:
+            # Whoever may ask learns that the kind is not installed; the others are refused before.
+            raise min(errors.values(), key=lambda error: not isinstance(error, NotFoundError))
+        refused.update(errors)
         return items, min(at)
 
     async def _chunks(self, resource: Resource, namespace: str | None, *, limit: int = 500) -> tuple[list[Raw], int]:

@@ -100,6 +100,7 @@ class _Leader:
             store=self.store,
             queue=self.queue,
             metrics=metrics,
+            watches=self.watches,
             namespaces=settings.watch_namespaces,
             seconds=settings.resync_seconds,
         )

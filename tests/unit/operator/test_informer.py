@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import kopf
 import pytest
+from yarl import URL
 
 from kinema_kube import Resource
 from kinema_kube.resources import JOBS, PYTORCH_JOBS, TRAINING_POOLS, VIDEO_TRAINING_JOBS
@@ -132,3 +134,35 @@ def test_a_silent_watch_is_dead_in_the_end() -> None:
     clock.advance(1)
     assert watches.dead() == ["videotrainingjobs"]
     assert set(watches.ages(clock())) == {"jobs", "videotrainingjobs"}
+
+
+def test_a_dead_watch_is_not_hidden_by_those_of_other_namespaces() -> None:
+    clock = Clock()
+    watches = Watches(clock=clock)
+    for namespace in ("team", "other"):
+        watches.expect("jobs", namespace)
+    watches.expect("trainingpools")
+    clock.advance(DEAD_SECONDS + 1)
+    watches.beat("jobs", "team")
+    watches.beat("trainingpools")
+    assert watches.dead() == ["other/jobs"]
+
+
+def test_over_all_namespaces_an_object_of_any_is_a_sign_of_life() -> None:
+    clock = Clock()
+    watches = Watches(["jobs"], clock=clock)
+    clock.advance(DEAD_SECONDS + 1)
+    watches.beat("jobs", "team")
+    assert watches.dead() == []
+
+
+@pytest.mark.parametrize("path", ["/apis/batch/v1/namespaces/team/jobs", "/apis/kinema.dev/v1alpha1/trainingpools"])
+def test_a_watch_that_opens_is_known_by_its_path(path: str) -> None:
+    clock = Clock()
+    watches = Watches(["team/jobs", "other/jobs", "trainingpools"], clock=clock)
+    clock.advance(DEAD_SECONDS + 1)
+    done: Any = SimpleNamespace(response=SimpleNamespace(status=200), url=URL(f"http://api{path}?watch=true"))
+    opened: Any = watches.trace().on_request_end[0]
+    asyncio.run(opened(None, SimpleNamespace(), done))
+    alive = {"team/jobs", "other/jobs", "trainingpools"} - set(watches.dead())
+    assert alive == {"team/jobs" if "namespaces" in path else "trainingpools"}

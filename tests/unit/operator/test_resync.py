@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from kinema_kube import Resource
-from kinema_kube.errors import GoneError, NotFoundError, ServerError
+from kinema_kube.errors import ForbiddenError, GoneError, NotFoundError, ServerError
 from kinema_kube.resources import JOBS, PYTORCH_JOBS, TRAINING_POOLS, VIDEO_TRAINING_JOBS
 from kinema_operator.metrics import Metrics
 from kinema_operator.queue import Queue
 from kinema_operator.resync import NewKindError, Resync
 from kinema_operator.store import WATCHED, Store
+from kinema_operator.watches import DEAD_SECONDS, Watches
 
 from tests.unit.operator.clock import Clock
 from tests.unit.operator.fakes import FakeKube, child, job, pool
@@ -23,13 +24,16 @@ from tests.unit.operator.fakes import FakeKube, child, job, pool
 class Setup:
     def __init__(self, *, namespaces: tuple[str, ...] = (), seconds: float = 300) -> None:
         self.fake, self.store = FakeKube(), Store()
-        clock = Clock()
-        self.queue = Queue(later=clock.later, clock=clock)
+        self.clock = Clock()
+        self.queue = Queue(later=self.clock.later, clock=self.clock)
+        self.metrics = Metrics()
+        self.watches = Watches(["team/jobs", "other/jobs"], clock=self.clock)
         self.resync = Resync(
             kube=self.fake.kube,
             store=self.store,
             queue=self.queue,
-            metrics=Metrics(),
+            metrics=self.metrics,
+            watches=self.watches,
             namespaces=namespaces,
             seconds=seconds,
         )
@@ -113,6 +117,53 @@ def test_only_the_namespaces_that_are_served_are_listed() -> None:
     assert setup.store.job("u-1") is not None
     assert setup.store.job("u-far") is None
     assert setup.fake.verbs("trainingpools") == ["list"]
+
+
+def forbidden() -> Any:
+    return ForbiddenError("jobs is forbidden", status=403)
+
+
+def test_a_namespace_that_is_refused_is_empty_as_long_as_another_answers(caplog: pytest.LogCaptureFixture) -> None:
+    setup = Setup(namespaces=("other", "team"))
+    elsewhere = job(uid="u-other")
+    elsewhere["metadata"]["namespace"] = "other"
+    setup.fake.put(VIDEO_TRAINING_JOBS, elsewhere)
+    setup.once()
+    assert setup.store.job("u-other") is not None
+
+    setup.fake.trouble["list", "videotrainingjobs"] = [forbidden()]
+    assert setup.once() == WATCHED
+    assert setup.store.job("u-other") is None
+    assert setup.store.job("u-1") is not None
+    assert "namespace other cannot be read" in caplog.text
+    assert setup.metrics.registry.get_sample_value("kinema_namespaces_refused") == 1
+
+    setup.once()
+    assert setup.store.job("u-other") is not None
+    assert setup.metrics.registry.get_sample_value("kinema_namespaces_refused") == 0
+
+
+def test_nobody_is_alive_in_a_namespace_that_is_refused_and_none_need_be() -> None:
+    setup = Setup(namespaces=("other", "team"))
+    setup.fake.trouble["list", "jobs"] = [forbidden()]
+    setup.once()
+    setup.clock.advance(DEAD_SECONDS + 1)
+    assert setup.watches.dead() == ["team/jobs"]
+    # Once it is back its watch gets the time that any other has.
+    setup.once()
+    assert setup.watches.dead() == ["team/jobs"]
+    setup.clock.advance(DEAD_SECONDS + 1)
+    assert setup.watches.dead() == ["team/jobs", "other/jobs"]
+
+
+def test_a_comparison_fails_when_every_namespace_is_refused() -> None:
+    setup = Setup(namespaces=("other", "team"))
+    setup.fake.trouble["list", "videotrainingjobs"] = [forbidden(), forbidden()]
+    with pytest.raises(ForbiddenError):
+        setup.once()
+    missing: Any = NotFoundError("the server could not find the requested resource", status=404)
+    setup.fake.trouble["list", "pytorchjobs"] = [forbidden(), missing]
+    assert PYTORCH_JOBS not in setup.once()
 
 
 def test_a_failed_comparison_leaves_the_store_as_it_was() -> None:
