@@ -50,8 +50,9 @@ class Keeper:
                 secret=server.secret,
                 namespace=server.namespace,
                 dns_names=server_names(service=server.service, namespace=server.namespace),
+                brought=server.brought,
             )
-        except CertificateSecretError as error:
+        except (CertificateSecretError, ValueError) as error:
             log.error("jobs run without progress: %s", error)
         except KubeError as error:
             log.warning("the server's certificate: %s: %s", type(error).__name__, error)

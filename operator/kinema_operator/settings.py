@@ -36,6 +36,8 @@ class Server(Model):
     """The Service: the certificate is made for its names."""
     secret: str = "kinema-server-tls"
     """The Secret with tls.crt, tls.key and ca.crt."""
+    brought: bool = False
+    """The Secret is the user's own: it is read and never written."""
 
 
 class Election(Model):

@@ -120,25 +120,25 @@ def needs_rotation(certificate: bytes, *, now: datetime) -> bool:
     return not begin <= now < begin + ROTATE_AFTER * (end - begin)
 
 
-def plan_secret(secret: Mapping[str, Any] | None, *, dns_names: Sequence[str], now: datetime) -> Plan:
+def plan_secret(
+    secret: Mapping[str, Any] | None, *, dns_names: Sequence[str], now: datetime, brought: bool = False
+) -> Plan:
     """What to write into the Secret, and what pods trust after that.
 
     Args:
         secret: as it is; None when there is none.
         dns_names: the server's names.
         now: the present.
+        brought: the user promised to bring the Secret, so that it is never written, even when there is none.
 
     Raises:
-        CertificateSecretError: the Secret is the user's, and has no ca.crt and no tls.crt.
+        CertificateSecretError: the Secret is the user's, and is missing or names no authority.
     """
     present = _decoded(secret)
-    if secret is not None and not is_ours(secret):
-        # A certificate that signs itself is its own authority.
-        brought = present.get(CA_CRT) or present.get(TLS_CRT)
-        if not brought:
-            name = secret["metadata"]["name"]
-            raise CertificateSecretError(f"Secret {name!r} has no {CA_CRT}: add the certificate that signs {TLS_CRT}")
-        return Plan(data=None, ca=brought.decode())
+    if secret is None and brought:
+        raise CertificateSecretError(f"it does not exist: create it with {TLS_CRT}, {TLS_KEY} and {CA_CRT}")
+    if secret is not None and (brought or not is_ours(secret)):
+        return Plan(data=None, ca=_brought_authority(present))
     ca = Pair(certificate=_first(present.get(CA_CRT, b"")), key=present.get(CA_KEY, b""))
     bundle = present.get(CA_CRT, b"")
     renewed = not _usable(ca, now=now)
@@ -172,9 +172,15 @@ def new_secret(*, name: str, namespace: str, data: Mapping[str, str]) -> dict[st
 
 
 async def ensure_certificate(
-    kube: Kube, *, secret: str, namespace: str, dns_names: Sequence[str], now: datetime | None = None
+    kube: Kube,
+    *,
+    secret: str,
+    namespace: str,
+    dns_names: Sequence[str],
+    now: datetime | None = None,
+    brought: bool = False,
 ) -> str:
-    """Make or rotate the certificate where that is due; what pods are to trust, as PEM.
+    """Make or rotate the certificate where that is due and ours to do; what pods are to trust, as PEM.
 
     Raises:
         CertificateSecretError: see `plan_secret`.
@@ -183,7 +189,10 @@ async def ensure_certificate(
     moment = now or datetime.now(UTC)
     for _ in range(_ATTEMPTS):
         present = await kube.find(SECRETS, secret, namespace=namespace)
-        plan = plan_secret(present, dns_names=dns_names, now=moment)
+        try:
+            plan = plan_secret(present, dns_names=dns_names, now=moment, brought=brought)
+        except CertificateSecretError as error:
+            raise CertificateSecretError(f"Secret {namespace}/{secret}: {error}") from error
         if plan.data is None:
             return plan.ca
         try:
@@ -198,6 +207,26 @@ async def ensure_certificate(
             continue  # somebody else wrote it meanwhile: what they wrote counts
         return plan.ca
     raise CertificateSecretError(f"Secret {secret!r} keeps changing while its certificate is being renewed")
+
+
+def _brought_authority(present: Mapping[str, bytes]) -> str:
+    """What signs the user's own certificate: ca.crt, or a tls.crt that signs itself."""
+    key = CA_CRT if present.get(CA_CRT) else TLS_CRT
+    bundle = present.get(key, b"")
+    add = f"add a {CA_CRT} with the PEM certificate that signs {TLS_CRT}"
+    if not bundle:
+        raise CertificateSecretError(f"it has no {CA_CRT}: {add}")
+    try:
+        certificate = x509.load_pem_x509_certificates(bundle)[0]
+        text = bundle.decode()
+    except ValueError as error:
+        raise CertificateSecretError(f"its {key} is not PEM: {add}") from error
+    if key == TLS_CRT:
+        try:
+            certificate.verify_directly_issued_by(certificate)
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise CertificateSecretError(f"it has no {CA_CRT}, and {TLS_CRT} does not sign itself: {add}") from error
+    return text
 
 
 def _usable(pair: Pair, *, now: datetime) -> bool:

@@ -73,7 +73,9 @@ def test_the_operator_reads_the_settings_that_the_chart_writes(render: Render) -
     assert found.server.namespace == "mine"
     assert (found.workers, found.resync_seconds) == (2, 60)
     assert settings(render(VALUES["two-namespaces"])).watch_namespaces == ["team-a", "team-b"]
-    assert settings(render(VALUES["own-certificate"])).server.secret == "mine"
+    assert not found.server.brought
+    own = settings(render(VALUES["own-certificate"])).server
+    assert (own.secret, own.brought) == ("mine", True)
 
 
 def test_new_settings_make_a_new_operator_pod(render: Render) -> None:

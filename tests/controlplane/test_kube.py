@@ -228,10 +228,11 @@ async def test_the_servers_certificate_is_made_once_and_rotated(kube: Kube, name
 
 async def test_a_certificate_that_the_user_brought_is_left_alone(kube: Kube, namespace: str) -> None:
     pair = tls.make_ca(now=datetime.now(UTC))
-    data = {"tls.crt": pair.certificate.decode(), "tls.key": pair.key.decode(), "ca.crt": "the user's authority"}
+    authority = tls.make_ca(now=datetime.now(UTC)).certificate.decode()
+    data = {"tls.crt": pair.certificate.decode(), "tls.key": pair.key.decode(), "ca.crt": authority}
     brought = await kube.create(
         SECRETS, {"metadata": {"name": "tls", "namespace": namespace}, "type": "kubernetes.io/tls", "stringData": data}
     )
     trusted = await tls.ensure_certificate(kube, secret="tls", namespace=namespace, dns_names=["kinema-server"])
-    assert trusted == "the user's authority"
+    assert trusted == authority
     assert await kube.get(SECRETS, "tls", namespace=namespace) == brought

@@ -3,18 +3,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import re
 import socket
 import ssl
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cryptography import x509
 
+from kinema_kube.resources import SECRETS
 from kinema_operator import tls
+from kinema_operator.certificate import Keeper
+from kinema_operator.settings import Server
+
+from tests.unit.operator.fakes import FakeKube
 
 pytestmark = pytest.mark.unit
 
@@ -111,8 +119,52 @@ def test_a_new_name_gets_a_new_certificate() -> None:
     assert plan.ca.encode() == decoded(made, tls.CA_CRT)
 
 
-def test_a_secret_of_the_user_is_left_alone() -> None:
-    brought = {"metadata": {"name": "mine"}, "data": {"ca.crt": base64.b64encode(b"theirs").decode()}}
-    assert tls.plan_secret(brought, dns_names=NAMES, now=NOW) == tls.Plan(data=None, ca="theirs")
-    with pytest.raises(tls.CertificateSecretError, match=r"mine.*ca\.crt"):
-        tls.plan_secret({"metadata": {"name": "mine"}}, dns_names=NAMES, now=NOW)
+def brought(**data: bytes) -> dict[str, Any]:
+    """A Secret of the user's own; `ca_crt` for ca.crt."""
+    encoded = {key.replace("_", "."): base64.b64encode(value).decode() for key, value in data.items()}
+    return {"metadata": {"name": "mine", "namespace": "kinema-system"}, "data": encoded}
+
+
+AUTHORITY = tls.make_ca(now=NOW)
+LEAF = tls.make_leaf(AUTHORITY, dns_names=NAMES, now=NOW)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [brought(ca_crt=AUTHORITY.certificate, tls_crt=LEAF.certificate), brought(tls_crt=AUTHORITY.certificate)],
+    ids=["with its authority", "self-signed"],
+)
+def test_a_secret_of_the_user_is_left_alone(given: dict[str, Any]) -> None:
+    expected = tls.Plan(data=None, ca=AUTHORITY.certificate.decode())
+    assert tls.plan_secret(given, dns_names=NAMES, now=NOW) == expected
+    assert tls.plan_secret(given, dns_names=NAMES, now=NOW, brought=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (None, "does not exist"),
+        (brought(), r"has no ca\.crt"),
+        (brought(ca_crt=b"\x30\x82\xff\xfe"), r"ca\.crt is not PEM"),
+        (brought(ca_crt=b"\xff\n" + AUTHORITY.certificate), r"ca\.crt is not PEM"),
+        (brought(tls_crt=LEAF.certificate), r"tls\.crt does not sign itself"),
+    ],
+    ids=["missing", "empty", "DER", "not text", "no authority"],
+)
+def test_a_broken_secret_of_the_user_costs_progress_only(
+    given: dict[str, Any] | None, complaint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = FakeKube()
+    if given is not None:
+        fake.put(SECRETS, given)
+    controller: Any = SimpleNamespace(server_ca="")
+    server = Server(namespace="kinema-system", secret="mine", brought=True)
+    keeper = Keeper(kube=fake.kube, server=server, controller=controller)
+    asyncio.run(asyncio.wait_for(keeper.begin(), timeout=10))
+    assert controller.server_ca == ""
+    assert re.search(rf"jobs run without progress: Secret kinema-system/mine: .*{complaint}", caplog.text)
+    assert fake.verbs() == ["get"], "nothing is written under the user's name"
+    # It is looked at again, and what the user has mended by then counts.
+    fake.put(SECRETS, brought(ca_crt=AUTHORITY.certificate))
+    asyncio.run(asyncio.wait_for(keeper.begin(), timeout=10))
+    assert controller.server_ca == AUTHORITY.certificate.decode()
