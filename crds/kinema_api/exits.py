@@ -35,7 +35,7 @@ class Exit(IntEnum):
     COMMUNICATION = 70
     """A collective or the rendezvous failed: usually another member died."""
     STALLED = 71
-    """The watchdog saw no step for too long."""
+    """The watchdog saw nothing move for too long."""
     INTERRUPTED = 75
     """SIGTERM came; state was saved and the same stage can go on."""
 
