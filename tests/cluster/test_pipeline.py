@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -132,15 +133,18 @@ def test_the_export_equals_the_checkpoint_in_a_fresh_environment(
 
 
 def fresh_environment() -> Path:
-    """A virtual environment with diffusers, transformers and what they need, nothing of Kinema's."""
+    """A virtual environment with diffusers, transformers and what they need, nothing of Kinema's.
+
+    Its files are links into the one cache that everything of Kinema's is installed from: torch is there once.
+    """
     folder = cache() / "venv-diffusers"
-    uv = [str(cache() / "uv-venv" / "bin" / "uv")]
+    uv = str(cache() / "uv-venv" / "bin" / "uv")
+    shared = {"UV_CACHE_DIR": str(cache() / "uv-cache"), "UV_LINK_MODE": "hardlink", **os.environ}
     python = folder / "bin" / "python"
     if not python.exists():
-        subprocess.run([*uv, "venv", "--quiet", "--python", "3.11", str(folder)], check=True, timeout=60)
+        subprocess.run([uv, "venv", "--quiet", "--python", "3.11", str(folder)], check=True, env=shared, timeout=60)
     packages = ["diffusers", "transformers", "torch", "accelerate", "safetensors", "ftfy"]
     constraint = ["--constraint", str(ROOT / "requirements" / "dev.txt")]
-    subprocess.run(
-        [*uv, "pip", "install", "--quiet", "--python", str(python), *constraint, *packages], check=True, timeout=600
-    )
+    install = [uv, "pip", "install", "--quiet", "--python", str(python), *constraint, *packages]
+    subprocess.run(install, check=True, env=shared, timeout=600)
     return python
