@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from kinema_cluster.api import Api
 from kinema_cluster.build import COREDNS, NODE, TRAINING_OPERATOR
 from kinema_cluster.certificates import Identity, encoded, issue, make_traditional_authority
 from kinema_cluster.components import DNS_SERVICE, DOMAIN
@@ -261,3 +262,19 @@ def static_volume(*, name: str, claim: str, namespace: str, path: Path) -> list[
             "spec": request,
         },
     ]
+
+
+def webhook_trouble(api: Api) -> str:
+    """Why the API server cannot have a PyTorchJob validated; empty when it can."""
+    pods = {"spec": {"containers": [{"name": "pytorch", "image": "none"}]}}
+    probe = {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "metadata": {"name": "kinema-webhook-probe", "namespace": "default"},
+        "spec": {"pytorchReplicaSpecs": {"Master": {"replicas": 1, "template": pods}}},
+    }
+    try:
+        made = api.request("POST", "/apis/kubeflow.org/v1/namespaces/default/pytorchjobs?dryRun=All", probe)
+    except OSError as error:
+        return str(error)
+    return "" if made else "PyTorchJob is not a known kind"

@@ -105,6 +105,8 @@ class FullCluster:
             for name, namespace in DEPLOYMENTS.items():
                 deployment = api.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
                 found[name] = "ok" if rolled_out(deployment) else "not available"
+            # Its Deployment is available a moment before kube-proxy leads to it, and until then nothing can be created.
+            found["webhook"] = addons.webhook_trouble(api) or "ok"
         except OSError as error:
             found["API server"] = str(error)
         name = f"kubernetes.default.svc.{DOMAIN}"
