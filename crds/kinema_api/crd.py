@@ -19,9 +19,10 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from kinema_api.base import rules
-from kinema_api.job import JobSpec, JobStatus
+from kinema_api.job import JobSpec
 from kinema_api.names import GROUP, JOB_KIND, JOB_NAME_MAX, JOB_PLURAL, POOL_KIND, POOL_PLURAL, VERSION
 from kinema_api.pool import PoolSpec
+from kinema_api.status import JobStatus
 
 Schema = dict[str, Any]
 

@@ -10,7 +10,7 @@ from enum import IntEnum
 
 from pydantic import Field
 
-from kinema_api.base import Model
+from kinema_api.base import Model, Word
 from kinema_api.names import TERMINATION_LIMIT
 
 
@@ -36,6 +36,8 @@ class Exit(IntEnum):
     """A collective or the rendezvous failed: usually another member died."""
     STALLED = 71
     """The watchdog saw nothing move for too long."""
+    HOST_OUT_OF_MEMORY = 72
+    """The process could not allocate host memory (the kernel's OOM killer leaves 137 instead)."""
     INTERRUPTED = 75
     """SIGTERM came; state was saved and the same stage can go on."""
 
@@ -45,7 +47,38 @@ class Exit(IntEnum):
         return self in _RETRYABLE
 
 
-_RETRYABLE = frozenset({Exit.INTERNAL, Exit.STORAGE, Exit.COMMUNICATION, Exit.STALLED, Exit.INTERRUPTED})
+_RETRYABLE = frozenset(
+    {Exit.INTERNAL, Exit.STORAGE, Exit.COMMUNICATION, Exit.STALLED, Exit.HOST_OUT_OF_MEMORY, Exit.INTERRUPTED}
+)
+
+
+class FailureClass(Word):
+    """What kind of failure ended an attempt; the operator's table says what follows from each."""
+
+    INFRASTRUCTURE = "Infrastructure"
+    """A node was lost, a pod evicted, an image not pulled, a name not resolved, a child deleted."""
+    PREEMPTED = "Preempted"
+    """The scheduler or a queue took the nodes for something of higher priority."""
+    HOST_OUT_OF_MEMORY = "HostOutOfMemory"
+    """The pod used more memory than its limit."""
+    DEVICE_OUT_OF_MEMORY = "DeviceOutOfMemory"
+    """The accelerator's memory did not suffice."""
+    USER = "UserError"
+    """The job's spec or what it names is wrong."""
+    DATA = "DataError"
+    """The dataset or the weights are not usable."""
+    NUMERICS = "Numerics"
+    """The loss is not finite."""
+    STORAGE = "Storage"
+    """The workspace cannot be read or written, or is full."""
+    STALLED = "Stalled"
+    """Nothing moved for too long."""
+    COMMUNICATION = "Communication"
+    """A collective or the rendezvous failed, and no member says why."""
+    TIMEOUT = "Timeout"
+    """The attempt took longer than its stage's timeout."""
+    INTERNAL = "Internal"
+    """A bug, or something that nobody could name."""
 
 
 class StageError(Exception):
@@ -81,12 +114,39 @@ class Termination(Model):
     """check only: the artifact key of every shared stage."""
     existing: list[str] = Field(default_factory=list)
     """check only: stages whose artifact is already published."""
+    pins: dict[str, str] = Field(default_factory=dict)
+    """check only: what a moving name stood for, for instance `{"weights": "<commit>"}`."""
+    seconds: dict[str, int] = Field(default_factory=dict)
+    """What the stage's time went to, by the fields of `job.Seconds`; those that it knows."""
+    stacks: str | None = None
+    """Address of the stacks of all threads, when it stalled."""
+    log_tail: str = ""
+    """The last lines of its log, when it failed."""
 
     def encode(self) -> bytes:
-        """The JSON that goes into the termination log, its message shortened until it fits."""
-        data = self.model_dump_json(by_alias=True, exclude_none=True).encode()
-        if len(data) <= TERMINATION_LIMIT:
-            return data
-        keep = max(0, len(self.message.encode()) - (len(data) - TERMINATION_LIMIT) - 8)
-        short = self.message.encode()[:keep].decode(errors="ignore") + "..."
-        return self.model_copy(update={"message": short}).model_dump_json(by_alias=True, exclude_none=True).encode()
+        """The JSON that goes into the termination log; first the log's tail, then the message is cut until it fits."""
+        fitting = self
+        for field in ("log_tail", "message"):
+            fitting = fitting._shortened(field)
+        return fitting._json()
+
+    def _json(self) -> bytes:
+        return self.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True).encode()
+
+    def _shortened(self, field: str) -> Termination:
+        """One text cut so far that the whole fits; a log keeps its end, a sentence its beginning."""
+        text, excess = getattr(self, field), len(self._json()) - TERMINATION_LIMIT
+        low, high = 0, len(text)
+        if excess <= 0:
+            return self
+        while low < high:
+            keep = (low + high + 1) // 2
+            cut = self.model_copy(update={field: _cut(field, text, keep)})
+            low, high = (keep, high) if len(cut._json()) <= TERMINATION_LIMIT else (low, keep - 1)
+        return self.model_copy(update={field: _cut(field, text, low)})
+
+
+def _cut(field: str, text: str, keep: int) -> str:
+    if field == "log_tail":
+        return text[len(text) - keep :]
+    return text[:keep].rstrip() + "..." if keep else ""

@@ -15,7 +15,8 @@ from pydantic import Field
 
 from kinema_api.base import Model
 from kinema_api.catalogue import Entry
-from kinema_api.job import Dataset, Task
+from kinema_api.inputs import Dataset
+from kinema_api.job import Task
 from kinema_api.settings import FeaturesSettings, PrepareSettings
 
 PREPARE_FORMAT = 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where data lies: `pvc://claim/path` in a job, `file:///path` in a stage."""
+"""Where data lies: `pvc://claim/path` in a job, `file:///path` in a stage, `s3://` and `hf://` in both."""
 
 from __future__ import annotations
 
@@ -33,6 +33,59 @@ def claim_of(uri: str) -> Claim | None:
     if ".." in PurePosixPath(path).parts:
         raise ValueError(f"{uri}: the path may not contain '..'")
     return Claim(name=name, path=path.strip("/"))
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A prefix of an S3 bucket."""
+
+    name: str
+    prefix: str
+
+
+_BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
+_REPOSITORY = r"^[\w][\w.-]{0,95}/[\w][\w.-]{0,95}$"
+
+
+def bucket_of(uri: str) -> Bucket | None:
+    """The prefix that an `s3://` address names; None for any other scheme.
+
+    Raises:
+        ValueError: the address names no bucket, or has empty parts or `..` in its path.
+    """
+    if not uri.startswith("s3://"):
+        return None
+    name, _, path = uri.removeprefix("s3://").partition("/")
+    if not re.match(_BUCKET, name):
+        raise ValueError(f"{uri}: write s3://BUCKET/PREFIX; a bucket's name has 3 to 63 of a-z, 0-9, '.' and '-'")
+    prefix = path.strip("/")
+    if prefix and {"", ".", ".."} & set(prefix.split("/")):
+        raise ValueError(f"{uri}: the path may contain neither '//' nor '.' or '..'")
+    return Bucket(name=name, prefix=prefix)
+
+
+def repository_of(uri: str) -> str | None:
+    """The repository of Hugging Face's hub that an `hf://` address names; None for any other scheme.
+
+    Raises:
+        ValueError: the address names no repository.
+    """
+    if not uri.startswith("hf://"):
+        return None
+    name = uri.removeprefix("hf://").rstrip("/")
+    if not re.match(_REPOSITORY, name):
+        raise ValueError(f"{uri}: write hf://ORGANISATION/REPOSITORY; a commit goes into revision")
+    return name
+
+
+def check_address(uri: str) -> None:
+    """Refuse an address that no stage could open.
+
+    Raises:
+        ValueError: with what to write.
+    """
+    if claim_of(uri) is None and bucket_of(uri) is None:
+        repository_of(uri)
 
 
 def mount_path(claim: str) -> str:

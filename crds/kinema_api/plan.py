@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from kinema_api.catalogue import Entry, entry
-from kinema_api.job import JobSpec, Resolved, Task
+from kinema_api.inputs import Location
+from kinema_api.job import JobSpec, Task
 from kinema_api.keys import Keys
-from kinema_api.locations import claim_of, in_container
+from kinema_api.locations import check_address, claim_of, in_container
 from kinema_api.names import Stage
+from kinema_api.overrides import refusals
 from kinema_api.pool import PoolSpec
 from kinema_api.settings import Stages, StageSettings, Video
 from kinema_api.stage import (
@@ -24,6 +26,9 @@ from kinema_api.stage import (
     SampleConfig,
     TrainConfig,
 )
+from kinema_api.status import Resolved
+
+AnyLocation = TypeVar("AnyLocation", bound=Location)
 
 CPU_STAGES = frozenset({Stage.CHECK, Stage.PREPARE})
 """Stages that need neither an accelerator nor the family's image."""
@@ -112,12 +117,13 @@ def freeze(*, spec: JobSpec, pools: Mapping[str, PoolSpec], images: Mapping[str,
     _check_geometry(stages.prepare.video, model, "stages.prepare.video")
     if stages.sample.enabled and stages.sample.video is not None:
         _check_geometry(stages.sample.video, model, "stages.sample.video")
-    for field, uri in (
-        ("dataset", spec.dataset.uri),
-        ("model.weights", spec.model.weights.uri),
-        ("storage", spec.storage.uri),
+    for field, location in (
+        ("dataset", spec.dataset),
+        ("model.weights", spec.model.weights),
+        ("storage", spec.storage),
     ):
-        _check_uri(field, uri)
+        _check_uri(field, location.uri)
+    _check_templates(spec, stages)
     used = _pools(spec, stages, pools)
     stages = _fill_devices(spec, stages, used)
     return Resolved(
@@ -171,9 +177,17 @@ def _check_geometry(video: Video, model: Entry, where: str) -> None:
 
 def _check_uri(field: str, uri: str) -> None:
     try:
-        claim_of(uri)
+        check_address(uri)
     except ValueError as error:
         raise PlanError("InvalidAddress", f"spec.{field}.uri: {error}") from None
+
+
+def _check_templates(spec: JobSpec, stages: Stages) -> None:
+    found = refusals(spec.defaults.pod_template, "spec.defaults.podTemplate")
+    for stage in Stage:
+        found += refusals(stage_settings(stages, stage).pod_template, f"spec.stages.{stage}.podTemplate")
+    if found:
+        raise PlanError("InvalidPodTemplate", found[0])
 
 
 def _pools(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) -> dict[str, PoolSpec]:
@@ -241,12 +255,13 @@ def stage_config(
     common: dict[str, Any] = {
         "job": job,
         "attempt": attempt,
-        "workspace": in_container(spec.storage.uri),
+        "workspace": _mounted(spec.storage),
         "model": model,
         "task": spec.model.task or model.tasks[0],
     }
-    weights = in_container(spec.model.weights.uri)
-    dataset = spec.dataset.model_copy(update={"uri": in_container(spec.dataset.uri)})
+    weights, dataset = _mounted(spec.model.weights), _mounted(spec.dataset)
+    if "weights" in resolved.pins:
+        weights = weights.model_copy(update={"revision": resolved.pins["weights"]})
     if stage is Stage.CHECK:
         return CheckConfig(**common, dataset=dataset, weights=weights, prepare=stages.prepare, features=stages.features)
     if keys is None:
@@ -281,7 +296,27 @@ def stage_config(
             return SampleConfig(**common, prepare_key=keys.prepare, settings=stages.sample)
 
 
+def _mounted(location: AnyLocation) -> AnyLocation:
+    """The location as a stage's container sees it."""
+    return location.model_copy(update={"uri": in_container(location.uri)})
+
+
+def locations(spec: JobSpec) -> tuple[Location, ...]:
+    """Everything outside the cluster's API that a job reads or writes."""
+    return (spec.dataset, spec.model.weights, spec.storage)
+
+
 def claims(spec: JobSpec) -> tuple[str, ...]:
     """The claims that the job's pods mount, sorted."""
-    found = (claim_of(uri) for uri in (spec.dataset.uri, spec.model.weights.uri, spec.storage.uri))
+    found = (claim_of(location.uri) for location in locations(spec))
     return tuple(sorted({claim.name for claim in found if claim is not None}))
+
+
+def secrets(spec: JobSpec) -> tuple[str, ...]:
+    """The Secrets that the job's pods mount, sorted."""
+    return tuple(sorted({location.secret_ref.name for location in locations(spec) if location.secret_ref is not None}))
+
+
+def staged(spec: JobSpec) -> bool:
+    """Whether pods need local space for what does not lie on a volume."""
+    return any(claim_of(location.uri) is None for location in locations(spec))

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from kinema_api.base import (
     LabelKey,
-    LabelValue,
+    LabelMap,
     Model,
     Name,
     ObjectName,
@@ -20,8 +20,6 @@ from kinema_api.base import (
     Word,
     rules,
 )
-
-LabelMap = Annotated[dict[LabelKey, LabelValue], Field(max_length=32)]
 
 
 class Accelerator(Word):

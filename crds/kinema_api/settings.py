@@ -7,13 +7,53 @@ the family and of these models, and the result goes into the stage's config.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from kinema_api.base import Model, Name, QuantityMap, Text, Word, rules
+from kinema_api.base import LabelMap, Model, Name, ObjectName, Quantity, QuantityMap, Text, Word, rules
+from kinema_api.pool import Toleration
 
+_RAW = Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class EnvVar(Model):
+    """A variable of the stage's container."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    """Its name. Those that Kinema, training-operator or torchrun set (KINEMA_*, KUBEFLOW_*, PET_*, MASTER_*, RANK,
+    WORLD_SIZE, ...) are refused."""
+    value: Text = ""
+    """Its value."""
+
+
+class PodTemplate(Model):
+    """Additions to a stage's pods.
+
+    What makes a stage run (image, command, config, devices, volumes, security) is not here: nothing here can break it.
+    """
+
+    labels: LabelMap = Field(default_factory=dict)
+    """Labels of the pods; those of kinema.dev and of training-operator are refused."""
+    annotations: LabelMap = Field(default_factory=dict)
+    """Annotations of the pods."""
+    node_selector: LabelMap = Field(default_factory=dict)
+    """Labels that the node must carry, beside those of the pool."""
+    tolerations: list[Toleration] = Field(default_factory=list, max_length=16)
+    """Taints that the pods tolerate, beside those of the pool."""
+    affinity: Annotated[dict[str, Any], _RAW] | None = None
+    """Kubernetes' affinity, as in a pod."""
+    priority_class_name: ObjectName | None = None
+    """The PriorityClass of the pods."""
+    env: list[EnvVar] = Field(default_factory=list, max_length=64)
+    """Variables of the container."""
+    termination_grace_period_seconds: int | None = Field(default=None, ge=1, le=86_400)
+    """Time between SIGTERM and SIGKILL, in which training writes a checkpoint; 300 for train and 30 for the others when
+    left out."""
+    scratch: Quantity | None = None
+    """Size limit of the pod's local scratch space, where what lies on s3:// or hf:// is staged, for instance 200Gi;
+    all that the node has when left out."""
 
 
 class StageSettings(Model):
@@ -28,6 +68,13 @@ class StageSettings(Model):
     left out."""
     retries: int | None = Field(default=None, ge=0, le=100)
     """Attempts after the first failed one; `policy.restarts.limit` when left out."""
+    timeout_seconds: int | None = Field(default=None, ge=1, le=31_536_000)
+    """Longest time of one attempt, from the moment that all its pods run; a longer one has failed. None when left
+    out."""
+    stall_seconds: int | None = Field(default=None, ge=10, le=86_400)
+    """Time without any movement that is taken for a hang; follows the run's own step time when left out."""
+    pod_template: PodTemplate = Field(default_factory=PodTemplate)
+    """Additions to the stage's pods, over those of `defaults.podTemplate`."""
 
 
 class Video(Model):

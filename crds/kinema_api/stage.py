@@ -12,7 +12,8 @@ from pydantic import Field, TypeAdapter
 
 from kinema_api.base import Model
 from kinema_api.catalogue import Entry
-from kinema_api.job import Dataset, Task
+from kinema_api.inputs import Dataset, Storage, Weights
+from kinema_api.job import Task
 from kinema_api.names import Stage, artifact_folder, run_folder
 from kinema_api.settings import (
     ConvertSettings,
@@ -44,7 +45,7 @@ class StageConfig(Model):
     """The job that the stage works for."""
     attempt: int = 1
     """Counts from 1."""
-    workspace: str
+    workspace: Storage
     """Root of the workspace."""
     model: Entry
     """The catalogue entry."""
@@ -63,7 +64,7 @@ class CheckConfig(StageConfig):
     stage: Literal[Stage.CHECK] = Stage.CHECK
     dataset: Dataset
     """The videos."""
-    weights: str
+    weights: Weights
     """The pretrained pipeline folder."""
     prepare: PrepareSettings
     """What decides the prepare key."""
@@ -95,7 +96,7 @@ class FeaturesConfig(StageConfig):
     """The manifest of clips."""
     encoder_key: str
     """Digest of what turns a clip into features: encoder weights, number format, geometry of text."""
-    weights: str
+    weights: Weights
     """The pretrained pipeline folder."""
     settings: FeaturesSettings
     """Workers, shard size, number format."""
@@ -107,7 +108,7 @@ class ConvertConfig(StageConfig):
     stage: Literal[Stage.CONVERT] = Stage.CONVERT
     key: str
     """The artifact's key."""
-    weights: str
+    weights: Weights
     """The pretrained pipeline folder."""
     settings: ConvertSettings
     """Nothing yet but what every stage has."""
@@ -133,7 +134,7 @@ class ExportConfig(StageConfig):
     """Write a pipeline folder from the last checkpoint: `jobs/.../export`."""
 
     stage: Literal[Stage.EXPORT] = Stage.EXPORT
-    weights: str
+    weights: Weights
     """The pretrained pipeline folder, whose other parts are copied."""
     ema: bool
     """Export the moving average in place of the weights."""

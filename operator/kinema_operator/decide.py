@@ -12,12 +12,9 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from kinema_api.job import (
-    JobSpec,
-    JobStatus,
-    Phase,
-)
+from kinema_api.job import JobSpec
 from kinema_api.plan import PlanError, freeze
+from kinema_api.status import JobStatus, Phase
 from kinema_operator.observed import Decision, Event, EventType, Observed, Platform, Raw
 from kinema_operator.status import read_status, shorten, stored, timestamp, with_conditions, write_status
 from kinema_operator.walk import Walk

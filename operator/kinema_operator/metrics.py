@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from kinema_api.job import Phase
+from kinema_api.status import Phase
 from kinema_operator.observed import Raw
 from kinema_operator.queue import Queue
 from kinema_operator.store import Store

@@ -9,8 +9,8 @@ import random
 import time
 from collections.abc import Collection, Mapping
 
-from kinema_api.job import Phase
 from kinema_api.names import LABEL_JOB_UID
+from kinema_api.status import Phase
 from kinema_kube import Kube, Resource
 from kinema_kube.errors import ForbiddenError, GoneError, KubeError, NotFoundError
 from kinema_operator.metrics import Metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from kinema_api.job import Condition, ConditionStatus, JobStatus, Phase
+from kinema_api.status import Condition, ConditionStatus, JobStatus, Phase
 from kinema_operator.observed import Raw
 
 MESSAGE_LIMIT = 1024

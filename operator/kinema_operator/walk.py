@@ -7,22 +7,14 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from kinema_api.exits import Termination
-from kinema_api.job import (
-    Attempt,
-    AttemptState,
-    JobSpec,
-    JobStatus,
-    Phase,
-    Resolved,
-    StageState,
-    StageStatus,
-)
+from kinema_api.job import JobSpec
 from kinema_api.keys import Keys
 from kinema_api.locations import for_user, join
 from kinema_api.names import Stage, artifact_folder, child_name, run_folder
 from kinema_api.plan import SHARED_STAGES, pipeline, stage_settings
 from kinema_api.settings import Stages
 from kinema_api.stage import JobRef
+from kinema_api.status import Attempt, AttemptState, JobStatus, Phase, Resolved, StageState, StageStatus
 from kinema_operator.failures import CHILD_DELETED, NO_RESULT, Failure, classify
 from kinema_operator.manifests import AttemptPlan, child
 from kinema_operator.observed import Child, Decision, Deletion, Event, EventType, Observed, Platform, PodEnd, Raw

@@ -6,9 +6,9 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
-from kinema_api.job import Progress
 from kinema_api.names import Stage
 from kinema_api.progress import TrainerStatus
+from kinema_api.status import Progress
 
 METRICS_KEPT = 64
 """The protocol allows 256 metrics, a job's status this many."""

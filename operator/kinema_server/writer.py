@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
-from kinema_api.job import Progress
+from kinema_api.status import Progress
 from kinema_kube import Kube
 from kinema_kube.errors import ConflictError, KubeError, NotFoundError
 from kinema_kube.resources import VIDEO_TRAINING_JOBS

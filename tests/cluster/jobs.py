@@ -18,9 +18,9 @@ from kinema_demo.main import JOB
 from kinema_demo.report import explain
 from kinema_demo.workspace import Shell, inside
 
-from kinema_api.job import Attempt, JobStatus, Phase, StageStatus
 from kinema_api.names import LABEL_JOB_UID, Stage, artifact_folder
 from kinema_api.plan import merge
+from kinema_api.status import Attempt, JobStatus, Phase, StageStatus
 from kinema_cluster.full import WORKSPACE
 
 DATASET = f"pvc://{WORKSPACE}/demo/videos"

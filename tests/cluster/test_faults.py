@@ -12,8 +12,8 @@ from kinema_demo.kubectl import Kubectl, Object
 from kinema_demo.target import Target
 from kinema_demo.workspace import Shell
 
-from kinema_api.job import AttemptState
 from kinema_api.names import Stage
+from kinema_api.status import AttemptState
 
 from tests.cluster.jobs import NO_RESULT, Job, Jobs, features_folder, sidecars, until
 from tests.cluster.node import kill

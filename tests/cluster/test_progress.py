@@ -10,8 +10,8 @@ import pytest
 from kinema_demo.install import NAMESPACE
 from kinema_demo.kubectl import Kubectl
 
-from kinema_api.job import Phase
 from kinema_api.names import Stage
+from kinema_api.status import Phase
 
 from tests.cluster.jobs import NO_RESULT, Job, Jobs, until
 

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from kinema_api.job import StageState
 from kinema_api.names import Stage
+from kinema_api.status import StageState
 
 from tests.cluster.jobs import NO_RESULT, Job, Jobs, sidecars
 

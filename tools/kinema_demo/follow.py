@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from kinema_api.job import StageState
 from kinema_api.names import JOB_PLURAL, Stage
+from kinema_api.status import StageState
 from kinema_demo.errors import DemoError
 from kinema_demo.job import JobView, read
 from kinema_demo.kubectl import Kubectl

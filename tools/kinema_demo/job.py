@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from kinema_api.job import AttemptState, Phase, StageState
 from kinema_api.names import Stage
+from kinema_api.status import AttemptState, Phase, StageState
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from kinema_api.job import StageState
 from kinema_api.names import LABEL_JOB_UID, LABEL_STAGE
+from kinema_api.status import StageState
 from kinema_demo.follow import KIND
 from kinema_demo.job import JobView, StageView
 from kinema_demo.kubectl import Kubectl

@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from kinema_api.job import StageState
 from kinema_api.names import Stage
+from kinema_api.status import StageState
 from kinema_demo.follow import Follower, Gone, News, Step
 from kinema_demo.job import JobView, StageView
 from kinema_demo.steps import duration

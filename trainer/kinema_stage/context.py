@@ -64,7 +64,7 @@ def make_context(
     """
     worker = int(environment.get(ENV_WORKER) or 0)
     try:
-        workspace = Workspace(config.workspace)
+        workspace = Workspace(config.workspace.uri)
     except ValueError as error:
         raise StageError(Exit.USER, f"workspace: {error}") from None
     return Context(

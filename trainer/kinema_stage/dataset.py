@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kinema_api.exits import Exit, StageError
-from kinema_api.job import Dataset, DatasetFormat
+from kinema_api.inputs import Dataset, DatasetFormat
 from kinema_api.keys import digest
 from kinema_stage.fingerprint import file_tag
 from kinema_stage.parallel import threads

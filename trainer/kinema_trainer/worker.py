@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     interrupted = threading.Event()
     signals.listen(interrupted)
     reporter = Reporter.from_environment(rank=int(os.environ["RANK"]))
-    workspace = Workspace(config.workspace)
+    workspace = Workspace(config.workspace.uri)
     watchdog = Watchdog(
         limit=stall_limit(os.environ),
         parent=int(os.environ[ENV_PARENT]),

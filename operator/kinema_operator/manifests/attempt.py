@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kinema_api.job import JobSpec, Resolved
+from kinema_api.job import JobSpec
 from kinema_api.keys import Keys
 from kinema_api.names import Stage, child_name
 from kinema_api.plan import pool_of, stage_config, stage_settings
 from kinema_api.pool import PoolSpec
 from kinema_api.settings import Stages, StageSettings
 from kinema_api.stage import JobRef
+from kinema_api.status import Resolved
 from kinema_operator.observed import Platform
 
 DEVICELESS = frozenset({Stage.CHECK, Stage.PREPARE, Stage.CONVERT, Stage.EXPORT})

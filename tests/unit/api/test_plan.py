@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from kinema_api.catalogue import UnknownModelError, entry, families, model_names
 from kinema_api.exits import Exit, Termination
-from kinema_api.job import Dataset, JobSpec, Task
+from kinema_api.inputs import Dataset
+from kinema_api.job import JobSpec, Task
 from kinema_api.keys import Inputs, Keys, resolve
 from kinema_api.locations import Claim, claim_of, in_container, join
 from kinema_api.names import TERMINATION_LIMIT, Stage, child_name, run_folder
@@ -73,7 +74,7 @@ def test_every_stage_config_survives_the_wire(stage: Stage) -> None:
     resolved = freeze(spec=job, pools=POOLS, images=IMAGES)
     config = stage_config(stage=stage, spec=job, resolved=resolved, job=JOB, attempt=1, keys=KEYS)
     assert load_config(config.model_dump_json(by_alias=True, exclude_none=True)) == config
-    assert config.workspace == "file:///kinema/volumes/work/kinema"
+    assert config.workspace.uri == "file:///kinema/volumes/work/kinema"
     assert artifact_of(config).startswith(("artifacts/", "jobs/lab/wan-3f2a9c1e"))
 
 
@@ -197,6 +198,7 @@ def test_exit_codes_say_whether_a_retry_helps() -> None:
         Exit.STORAGE,
         Exit.COMMUNICATION,
         Exit.STALLED,
+        Exit.HOST_OUT_OF_MEMORY,
         Exit.INTERRUPTED,
     ]
     assert all(code < 128 for code in Exit)

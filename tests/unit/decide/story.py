@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from kinema_api.exits import Exit, Termination
-from kinema_api.job import JobStatus
 from kinema_api.names import LABEL_ATTEMPT, LABEL_STAGE, Stage
 from kinema_api.pool import Accelerator, PoolSpec
+from kinema_api.status import JobStatus
 from kinema_operator.decide import decide
 from kinema_operator.observed import Child, ChildKind, Decision, Event, Observed, Platform, PodEnd, Raw
 from kinema_operator.status import read_status

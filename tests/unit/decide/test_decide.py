@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from kinema_api.exits import Exit, Termination
-from kinema_api.job import AttemptState, ConditionStatus, Phase, StageState
 from kinema_api.names import ANNOTATION_CONFIG, Stage
+from kinema_api.status import AttemptState, ConditionStatus, Phase, StageState
 from kinema_operator.observed import Decision, EventType
 
 from tests.unit.decide.story import KEYS, PLATFORM, POOLS, Story, job, pod

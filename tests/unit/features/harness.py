@@ -16,7 +16,8 @@ import numpy as np
 
 from kinema_api.catalogue import entry
 from kinema_api.exits import StageError, Termination
-from kinema_api.job import Dataset, Task
+from kinema_api.inputs import Dataset, Storage, Weights
+from kinema_api.job import Task
 from kinema_api.names import Stage, artifact_folder
 from kinema_api.settings import FeaturesSettings, Video
 from kinema_api.stage import FeaturesConfig, JobRef, load_config
@@ -74,14 +75,14 @@ def make_config(
     """The config of a features stage at toy size; the videos lie beside the workspace."""
     return FeaturesConfig(
         job=JobRef(namespace="t", name="job", uid=uid),
-        workspace=workspace.uri(),
+        workspace=Storage(uri=workspace.uri()),
         model=entry("wan2.1-tiny"),
         task=task,
         key=key,
         dataset=Dataset(uri=f"{workspace.uri().rpartition('/')[0]}/videos"),
         prepare_key=prepare,
         encoder_key=ENCODER,
-        weights=f"file://{weights}",
+        weights=Weights(uri=f"file://{weights}"),
         settings=FeaturesSettings(workers=workers, clips_per_shard=per_shard),
     )
 

@@ -17,6 +17,7 @@ from diffusers import UniPCMultistepScheduler, WanPipeline
 
 from kinema_api.catalogue import entry
 from kinema_api.exits import Exit, StageError
+from kinema_api.inputs import Storage
 from kinema_api.job import Task
 from kinema_api.names import Stage
 from kinema_api.settings import SampleSettings
@@ -48,7 +49,7 @@ def context(workspace: Workspace, *, interrupted: threading.Event | None = None,
     values = {"prompts": ["a rabbit", "a bird"], "seeds": [3], "steps": 2, "guidance": 1.0, "fps": 8}
     config = SampleConfig(
         job=JobRef(namespace="t", name="job", uid="uid-1"),
-        workspace=workspace.uri(),
+        workspace=Storage(uri=workspace.uri()),
         model=entry("wan2.1-tiny"),
         task=Task.T2V,
         prepare_key="prepare0",

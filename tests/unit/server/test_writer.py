@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from kinema_api.job import Progress
 from kinema_api.names import Stage
+from kinema_api.status import Progress
 from kinema_server.figures import timestamp
 from kinema_server.refusal import Refusal
 from kinema_server.writer import Writer, delay, with_loss

@@ -15,7 +15,8 @@ import av
 import numpy as np
 
 from kinema_api.catalogue import Entry, entry
-from kinema_api.job import Dataset, Task
+from kinema_api.inputs import Dataset, Storage, Weights
+from kinema_api.job import Task
 from kinema_api.settings import FeaturesSettings, PrepareSettings
 from kinema_api.stage import AnyStageConfig, CheckConfig, JobRef, PrepareConfig
 from kinema_stage.context import Context, make_context
@@ -132,7 +133,7 @@ PREPARE = PrepareSettings.model_validate({"video": {"frames": 17, "height": 16, 
 def common(workspace: Path, *, uid: str = "11111111-2222") -> dict[str, Any]:
     """Fields of every stage's config."""
     job = JobRef(namespace="local", name="demo", uid=uid)
-    return {"job": job, "workspace": f"file://{workspace}", "model": TINY, "task": Task.T2V}
+    return {"job": job, "workspace": Storage(uri=f"file://{workspace}"), "model": TINY, "task": Task.T2V}
 
 
 def check_config(
@@ -145,7 +146,7 @@ def check_config(
     return CheckConfig(
         **common(tmp_path / "work", uid=uid),
         dataset=dataset or Dataset(uri=f"file://{tmp_path / 'data'}"),
-        weights=f"file://{weights}",
+        weights=Weights(uri=f"file://{weights}"),
         prepare=prepare,
         features=FeaturesSettings(),
     )

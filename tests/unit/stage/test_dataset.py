@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kinema_api.exits import Exit, StageError
-from kinema_api.job import Dataset
+from kinema_api.inputs import Dataset
 from kinema_stage import dataset
 from kinema_stage.quarantine import Reason
 

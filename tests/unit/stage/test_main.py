@@ -159,7 +159,7 @@ def test_a_published_artifact_ends_a_shared_stage_before_it_starts(
     config = prepare_config(check_config(tmp_path), "abc")
     path = tmp_path / "stage.json"
     path.write_text(config.model_dump_json(by_alias=True))
-    workspace = Workspace(config.workspace)
+    workspace = Workspace(config.workspace.uri)
     manifest = artifact.Manifest(stage=Stage.PREPARE, key="abc", job="ns/first", counts={"clips": 4})
     artifact.publish(workspace, "artifacts/prepare/abc", manifest)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kinema_api.exits import Exit, StageError, Termination
-from kinema_api.job import Dataset
+from kinema_api.inputs import Dataset
 from kinema_api.names import Stage
 from kinema_api.settings import PrepareSettings
 from kinema_stage import artifact, clips

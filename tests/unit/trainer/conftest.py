@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from kinema_api.catalogue import Entry, entry
+from kinema_api.inputs import Storage, Weights
 from kinema_api.job import Task
 from kinema_api.names import Stage
 from kinema_api.settings import ConvertSettings, ExportSettings, TrainSettings
@@ -59,7 +60,7 @@ class Engine:
         """What every config says."""
         return {
             "job": JobRef(namespace="local", name=name, uid="0123456789"),
-            "workspace": self.workspace.uri(),
+            "workspace": Storage(uri=self.workspace.uri()),
             "model": SPEC,
             "task": Task.T2V,
         }
@@ -78,7 +79,7 @@ class Engine:
     def export_config(self, name: str = "run", *, ema: bool = False) -> ExportConfig:
         """An export config of the same run."""
         uri = f"file://{self.weights}"
-        return ExportConfig(**self.common(name), weights=uri, ema=ema, settings=ExportSettings())
+        return ExportConfig(**self.common(name), weights=Weights(uri=uri), ema=ema, settings=ExportSettings())
 
     def context(self, config: AnyStageConfig) -> Context:
         """What a stage is given."""
@@ -119,7 +120,7 @@ def make_engine(folder: Path, weights: Path, *, samples: int = 5) -> Engine:
     publish(workspace, name, Manifest(stage=Stage.FEATURES, key=FEATURES, job="local/test"))
     engine = Engine(workspace=workspace, weights=weights)
     config = ConvertConfig(
-        **engine.common("run"), key=CONVERTED, weights=f"file://{weights}", settings=ConvertSettings()
+        **engine.common("run"), key=CONVERTED, weights=Weights(uri=f"file://{weights}"), settings=ConvertSettings()
     )
     convert.run(engine.context(config))
     assert published(workspace, f"artifacts/convert/{CONVERTED}") is not None

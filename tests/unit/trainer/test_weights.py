@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kinema_api.exits import Exit, StageError
+from kinema_api.inputs import Weights
 from kinema_api.names import Stage
 from kinema_api.settings import ConvertSettings
 from kinema_api.stage import ConvertConfig
@@ -35,7 +36,7 @@ def transformer(tmp_path: Path, weights: Path) -> Path:
 
 def convert_config(engine: Engine, pipeline: Path) -> ConvertConfig:
     uri = f"file://{pipeline}"
-    return ConvertConfig(**engine.common("other"), key="d" * 8, weights=uri, settings=ConvertSettings())
+    return ConvertConfig(**engine.common("other"), key="d" * 8, weights=Weights(uri=uri), settings=ConvertSettings())
 
 
 def test_round_trip_is_exact(engine: Engine, weights: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def run(context: Context) -> Termination:
     _step(context, 0)
     probe(context.workspace)
     _step(context, 1)
-    root = weights.check(config.weights, config.model)
+    root = weights.check(config.weights.uri, config.model)
     _step(context, 2)
     listing = dataset.read(config.dataset)
     tags = dataset.tags(listing)

@@ -48,7 +48,7 @@ def _convert(context: Context, scratch: str) -> Manifest:
     """Fill a scratch folder with the whole artifact, manifest and all."""
     config = context.config
     assert isinstance(config, ConvertConfig)
-    folder = local_path(config.weights) / "transformer"
+    folder = local_path(config.weights.uri) / "transformer"
     source = Source(folder)
     with torch.device("meta"):
         model = adapter(config.model).build(source.config)

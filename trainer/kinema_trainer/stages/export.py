@@ -55,7 +55,7 @@ def run(context: Context) -> Termination:
 
 def _fill(context: Context, config: ExportConfig, found: Found, scratch: Path) -> None:
     family = adapter(config.model)
-    pipeline, checkpoint = local_path(config.weights), context.workspace.local(found.folder)
+    pipeline, checkpoint = local_path(config.weights.uri), context.workspace.local(found.folder)
     under = "ema" if config.ema else "model"
     parts = parts_of(pipeline)
     settings = read_config(pipeline / TRANSFORMER)

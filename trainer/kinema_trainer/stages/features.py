@@ -40,7 +40,7 @@ def run(context: Context, *, ttl: float = TTL) -> Termination:
         per_shard=config.settings.clips_per_shard,
     )
     encoders = Encoders(
-        local_path(config.weights),
+        local_path(config.weights.uri),
         device=device.find().device,
         dtype=DTYPES[config.settings.dtype],
         text_length=config.model.text_length,
