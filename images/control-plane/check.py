@@ -15,5 +15,5 @@ check(
         "kubernetes.aio",
     ],
     absent=["boto3", "kinema-trainer", "numpy", "torch"],
-    commands=["kinema-operator", "kinema-server"],
+    commands=["kinema", "kinema-operator", "kinema-server"],
 )

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ends a command early."""
+
+from __future__ import annotations
+
+from kinema_api.exits import Exit
+
+
+class CommandError(Exception):
+    """The command cannot go on; the message says what was wrong, where, and what to do."""
+
+    def __init__(self, message: str, *, code: int = Exit.USER) -> None:
+        super().__init__(message)
+        self.code = int(code)
