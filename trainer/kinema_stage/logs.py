@@ -8,10 +8,12 @@ import logging
 import math
 import sys
 import time
+from collections import deque
 from typing import Any
 
 FIELDS = "kinema_fields"
 """Key of `extra` under which a record carries further fields of its line."""
+TAIL_LINES = 20
 
 
 class JsonFormatter(logging.Formatter):
@@ -53,10 +55,36 @@ class PlainFormatter(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
+class Tail(logging.Handler):
+    """Keeps the last lines of the log as people would read them."""
+
+    def __init__(self, lines: int = TAIL_LINES) -> None:
+        super().__init__()
+        self.setFormatter(PlainFormatter())
+        self._lines: deque[str] = deque(maxlen=lines)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self.add(self.format(record))
+
+    def add(self, text: str) -> None:
+        """Keep text that went elsewhere, for instance a traceback."""
+        self._lines.extend(line for line in text.splitlines() if line.strip())
+
+    @property
+    def text(self) -> str:
+        """The lines."""
+        return "\n".join(tuple(self._lines))
+
+
+TAIL = Tail()
+"""Of this process."""
+
+
 def set_up(stage: str) -> None:
-    """Send every log record of the process to stdout."""
+    """Send every log record of the process to stdout, and keep the last ones."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(PlainFormatter() if sys.stdout.isatty() else JsonFormatter(stage))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, TAIL]
     root.setLevel(logging.INFO)

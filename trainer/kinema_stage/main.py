@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -19,13 +20,17 @@ from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.names import CONFIG_PATH, Stage
 from kinema_api.plan import SHARED_STAGES
 from kinema_api.stage import AnyStageConfig, load_config
-from kinema_stage import artifact, logs, signals, termination
+from kinema_stage import artifact, logs, signals, stacks, termination
 from kinema_stage.context import Context, make_context
+from kinema_stage.pace import Rule
+from kinema_stage.watchdog import Stall, Watchdog
 
 logger = logging.getLogger(__name__)
 
 ENTRY_POINTS = "kinema.stages"
 Run = Callable[[Context], Termination]
+WATCH_THEIR_OWN = frozenset({Stage.TRAIN})
+"""Stages that work in processes of their own, and watch each of them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -45,17 +50,47 @@ def execute(*, stage: Stage, config: Path, interrupted: threading.Event) -> Term
     """Run a stage to its end, whatever that is."""
     context: Context | None = None
     end: Termination | None = None
+    watchdog: Watchdog | None = None
     try:
         context = make_context(read_config(stage, config), interrupted=interrupted)
+        watchdog = watch(context)
         end = _skip(context) or _named(implementation(stage)(context))
     except BaseException as error:
         if not isinstance(error, StageError):
             traceback.print_exc()
-        end = termination.failure(error, workspace=context.workspace.local("") if context else None)
+            logs.TAIL.add(traceback.format_exc())
+        end = termination.failure(error, workspace=context.workspace.local("") if context else None, stage=stage)
     finally:
+        if watchdog is not None:
+            watchdog.stop()
         if context is not None:
             context.progress.close(success=end is not None and end.code == Exit.OK)
-    return end
+    return end if context is None else _accounted(context, end)
+
+
+def watch(context: Context) -> Watchdog | None:
+    """End this process when its stage does not move; None where the stage does so itself."""
+    if context.config.stage in WATCH_THEIR_OWN:
+        return None
+
+    def stall(found: Stall) -> None:
+        path = stacks.path_of(context.config, rank=context.worker)
+        address = stacks.store(context.workspace, path, stacks.own())
+        end = termination.stalled(f"worker {context.worker} {found}", stacks=address)
+        termination.write(_accounted(context, end))
+        os._exit(Exit.STALLED)
+
+    watchdog = Watchdog(rule=Rule.of(context.config), on_stall=stall)
+    context.progress.watched(watchdog)
+    watchdog.start()
+    return watchdog
+
+
+def _accounted(context: Context, end: Termination) -> Termination:
+    """The end with what its time went to and, after a failure, the last lines of the log."""
+    success = end.code == Exit.OK
+    seconds = context.progress.account().spent.end(success=success)
+    return end.model_copy(update={"seconds": seconds, "log_tail": "" if success else end.log_tail or logs.TAIL.text})
 
 
 def read_config(stage: Stage, path: Path) -> AnyStageConfig:

@@ -8,7 +8,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING
 from kinema_api.names import METRICS_PORT, Stage
 from kinema_api.progress import Metric, TrainerStatus
 from kinema_stage import logs
+from kinema_stage.ledger import Activity, Ledger, Spent
 from kinema_stage.poster import Poster, Target
+from kinema_stage.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -29,8 +32,29 @@ NO_METRICS: Mapping[str, Value] = MappingProxyType({})
 ENV_METRICS_PORT = "KINEMA_METRICS_PORT"
 
 
+RESUMED_STAGES = frozenset({Stage.PREPARE, Stage.FEATURES, Stage.SAMPLE})
+"""Those whose finished units outlive the process; others begin again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What the attempt's time went to, and how long nothing may move."""
+
+    spent: Spent
+    stall_limit: float | None = None
+
+    def metrics(self) -> dict[str, Value]:
+        """The numbers that the operator reads."""
+        limit = self.stall_limit
+        known = {} if limit is None or math.isinf(limit) else {"stall_limit_seconds": round(limit)}
+        return {**self.spent.metrics(), **known}
+
+
 class Progress:
     """Tells people and programs where a stage stands. Nothing is opened before the first report.
+
+    Each report is a move for the watchdog, if there is one. The time is accounted for as start until the first report
+    and as work from then on, unless `account` is replaced by something that knows better.
 
     Args:
         stage: the stage that speaks.
@@ -47,6 +71,18 @@ class Progress:
         self._bar: _Bar | None = None
         self._first: tuple[float, int] | None = None
         self._last: TrainerStatus | None = None
+        self._ledger = Ledger()
+        self._watchdog: Watchdog | None = None
+        self.account: Callable[[], Account] = self._own_account
+
+    def watched(self, watchdog: Watchdog) -> None:
+        """From now on each report is a move."""
+        self._watchdog = watchdog
+
+    def moved(self) -> None:
+        """The stage lives, though it has nothing to report: it waits for another, or moves a part of a unit."""
+        if self._watchdog is not None:
+            self._watchdog.moved(work=False)
 
     def report(
         self,
@@ -67,9 +103,14 @@ class Progress:
         first = self._first is None
         if self._first is None:
             self._open(done)
+            self._ledger.switch(Activity.PRODUCTIVE)
+        assert self._first is not None
+        if self._watchdog is not None:
+            self._watchdog.moved(work=done > self._first[1])
         eta = self._eta(done, total) if eta_seconds is None else eta_seconds
         eta = eta if eta is None or math.isfinite(eta) else None
         self._show(done=done, total=total, eta=eta, metrics=metrics)
+        metrics = {**metrics, **self.account().metrics()}
         if self._gauges is not None:
             self._gauges.set(done=done, total=total, eta=eta, metrics=metrics)
         self._last = _status(stage=self._stage, done=done, total=total, eta=eta, metrics=metrics)
@@ -90,6 +131,11 @@ class Progress:
                 self._poster.put(self._last.model_copy(update=end), urgent=True)
             self._poster.close()
             self._poster = None
+
+    def _own_account(self) -> Account:
+        if self._stage in RESUMED_STAGES:
+            self._ledger.saved(self._ledger.spent().productive)
+        return Account(spent=self._ledger.spent(), stall_limit=None if self._watchdog is None else self._watchdog.limit)
 
     def _open(self, done: int) -> None:
         self._first = (time.monotonic(), done)
