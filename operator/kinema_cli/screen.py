@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 from rich.console import Console
@@ -13,6 +14,8 @@ from kinema_cli.process import Reading
 
 _PLAIN_LINES = 20
 """Lines about one attempt that a run without a terminal prints, at most."""
+_PLAIN_SECONDS = 2.0
+"""Time between two such lines, at least; the last one always comes."""
 
 
 def duration(seconds: float) -> str:
@@ -54,7 +57,7 @@ class Plain:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._told: dict[Stage, int] = {}
+        self._told: dict[Stage, tuple[int, float]] = {}
 
     def started(self, stage: Stage, said: str) -> None:
         self._told.pop(stage, None)
@@ -64,9 +67,10 @@ class Plain:
         if reading.warning:
             self.note(f"{stage}: warning: {reading.warning}")
         elif reading.done is not None and reading.total:
-            share = reading.done * _PLAIN_LINES // reading.total
-            if share != self._told.get(stage):
-                self._told[stage] = share
+            share, now = reading.done * _PLAIN_LINES // reading.total, time.monotonic()
+            told, at = self._told.get(stage, (-1, float("-inf")))
+            if share != told and (now - at >= _PLAIN_SECONDS or reading.done == reading.total):
+                self._told[stage] = (share, now)
                 self.note(f"{stage}: {100 * reading.done // reading.total} %, {numbers(reading)}")
 
     def ended(self, stage: Stage, said: str, *, well: bool) -> None:
