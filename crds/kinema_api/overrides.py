@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from kinema_api.names import GROUP, MANAGED_BY
 from kinema_api.settings import PodTemplate
@@ -15,6 +17,21 @@ RESERVED_ENV = re.compile(
 """Variables by which a stage, torchrun and the device plugins find their places."""
 _RESERVED_DOMAINS = (GROUP, "training.kubeflow.org", "batch.kubernetes.io")
 _RESERVED_LABELS = frozenset({MANAGED_BY, "job-name", "controller-uid"})
+_LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+"""Kubernetes' syntax of a label's value, and of the key of a label or an annotation."""
+_AFFINITY = {
+    "nodeAffinity": ("preferredDuringSchedulingIgnoredDuringExecution",),
+    "podAffinity": (
+        "preferredDuringSchedulingIgnoredDuringExecution",
+        "requiredDuringSchedulingIgnoredDuringExecution",
+    ),
+    "podAntiAffinity": (
+        "preferredDuringSchedulingIgnoredDuringExecution",
+        "requiredDuringSchedulingIgnoredDuringExecution",
+    ),
+}
+"""The fields of an affinity, and which of their rules are lists that Kinema may add to."""
 
 
 def refusals(template: PodTemplate, where: str) -> list[str]:
@@ -26,6 +43,43 @@ def refusals(template: PodTemplate, where: str) -> list[str]:
     ]
     for field, keys in (("labels", template.labels), ("annotations", template.annotations)):
         found += [f"{where}.{field}: {key} belongs to a controller; choose another key" for key in keys if _owned(key)]
+    found += _syntax(template, where)
+    return found + _affinity(template.affinity or {}, f"{where}.affinity")
+
+
+def _syntax(template: PodTemplate, where: str) -> list[str]:
+    """Keys and values that the API server would refuse, but only when the pods are made."""
+    maps = {
+        "labels": template.labels,
+        "nodeSelector": template.node_selector,
+        "annotations": template.annotations,
+    }
+    found = [
+        f"{where}.{field}: {key!r} is no key; write [DOMAIN/]NAME with letters, digits, '-', '_' and '.'"
+        for field, entries in maps.items()
+        for key in entries
+        if not _KEY.fullmatch(key)
+    ]
+    return found + [
+        f"{where}.{field}.{key}: {value!r} is no value of a label; write up to 63 letters, digits, '-', '_' and '.'"
+        for field, entries in maps.items()
+        if field != "annotations"
+        for key, value in entries.items()
+        if not _LABEL.fullmatch(value)
+    ]
+
+
+def _affinity(affinity: Mapping[str, Any], where: str) -> list[str]:
+    """What could not be joined with Kinema's own rules."""
+    found = []
+    for field, rules in affinity.items():
+        if field not in _AFFINITY:
+            found.append(f"{where}.{field}: there is no such field; use {', '.join(_AFFINITY)}")
+        elif rules is not None and not isinstance(rules, dict):
+            found.append(f"{where}.{field}: write a mapping, as in a pod's spec")
+        else:
+            lists = [name for name in _AFFINITY[field] if not isinstance((rules or {}).get(name) or [], list)]
+            found += [f"{where}.{field}.{name}: write a list, as in a pod's spec" for name in lists]
     return found
 
 

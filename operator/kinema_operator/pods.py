@@ -62,7 +62,7 @@ def termination_of(text: str) -> Termination | None:
     """
     try:
         data = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(data, dict):
         return None

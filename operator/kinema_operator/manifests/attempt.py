@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from kinema_api.job import JobSpec
 from kinema_api.keys import Keys
 from kinema_api.names import Stage, child_name
+from kinema_api.overrides import merged
 from kinema_api.plan import pool_of, stage_config, stage_settings
 from kinema_api.pool import PoolSpec
-from kinema_api.settings import Stages, StageSettings
+from kinema_api.settings import PodTemplate, Stages, StageSettings
 from kinema_api.stage import JobRef
 from kinema_api.status import Resolved
 from kinema_operator.observed import Platform
@@ -31,6 +32,8 @@ class AttemptPlan:
     stage: Stage
     number: int
     platform: Platform
+    avoid: tuple[str, ...] = ()
+    """Nodes on which the stage has failed too often."""
 
     @property
     def name(self) -> str:
@@ -46,6 +49,11 @@ class AttemptPlan:
     def settings(self) -> StageSettings:
         """The settings of this stage."""
         return stage_settings(self.stages, self.stage)
+
+    @property
+    def additions(self) -> PodTemplate:
+        """What the user adds to the pods: for every stage, and over that for this one."""
+        return merged(self.spec.defaults.pod_template, self.settings.pod_template)
 
     @property
     def pool(self) -> PoolSpec | None:

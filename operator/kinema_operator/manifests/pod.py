@@ -13,6 +13,7 @@ from kinema_api.names import (
     CONFIG_PATH,
     CONTAINER,
     ENV_ACCELERATOR,
+    ENV_SCRATCH,
     LABEL_ATTEMPT,
     LABEL_JOB,
     LABEL_JOB_UID,
@@ -22,13 +23,16 @@ from kinema_api.names import (
     METRICS_PORT,
     PROGRESS_AUDIENCE,
     PROGRESS_DIR,
+    SCRATCH_DIR,
+    SECRETS_DIR,
     VERSION,
     Stage,
 )
-from kinema_api.plan import claims
+from kinema_api.plan import claims, secrets, staged
 from kinema_api.pool import PoolSpec
 from kinema_api.progress import ENV_CA, ENV_TOKEN, ENV_URL
 from kinema_operator.manifests.attempt import AttemptPlan
+from kinema_operator.manifests.placement import placement
 from kinema_operator.manifests.profiles import collective_env, device_env
 from kinema_operator.manifests.quantity import times
 
@@ -40,6 +44,8 @@ TOKEN_SECONDS = 3600
 GRACE_SECONDS = {Stage.TRAIN: 300}
 """Seconds between SIGTERM and SIGKILL: a training pod writes a checkpoint in them."""
 DEFAULT_GRACE = 30
+SECRET_MODE = 0o440
+"""Readable by the pod's group, which is fsGroup, and by nobody else."""
 CPU_STAGE_RESOURCES = {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}
 
 
@@ -55,15 +61,15 @@ def labels(plan: AttemptPlan) -> dict[str, str]:
 
 
 def template(plan: AttemptPlan) -> Raw:
-    """The pod template: metadata and spec."""
-    pool = plan.pool
+    """The pod template: metadata and spec. What makes a stage run wins over the pool, and the pool over the user."""
+    pool, added = plan.pool, plan.additions
     annotations = {ANNOTATION_CONFIG: plan.config}
     if plan.platform.server_url:
         annotations[ANNOTATION_SERVER_CA] = plan.platform.server_ca
     return {
         "metadata": {
-            "labels": {**(pool.labels if pool else {}), **labels(plan)},
-            "annotations": {**(pool.annotations if pool else {}), **annotations},
+            "labels": {**added.labels, **(pool.labels if pool else {}), **labels(plan)},
+            "annotations": {**added.annotations, **(pool.annotations if pool else {}), **annotations},
         },
         "spec": _spec(plan, pool),
     }
@@ -71,11 +77,12 @@ def template(plan: AttemptPlan) -> Raw:
 
 def _spec(plan: AttemptPlan, pool: PoolSpec | None) -> Raw:
     defaults = plan.spec.defaults
+    grace = plan.additions.termination_grace_period_seconds or GRACE_SECONDS.get(plan.stage, DEFAULT_GRACE)
     spec: Raw = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": GRACE_SECONDS.get(plan.stage, DEFAULT_GRACE),
+        "terminationGracePeriodSeconds": grace,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
@@ -91,31 +98,7 @@ def _spec(plan: AttemptPlan, pool: PoolSpec | None) -> Raw:
         spec["serviceAccountName"] = defaults.service_account_name
     if defaults.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in defaults.image_pull_secrets]
-    return {**spec, **(_placement(plan, pool) if pool else {})}
-
-
-def _placement(plan: AttemptPlan, pool: PoolSpec) -> Raw:
-    """Where the pods of a pool may run."""
-    placement: Raw = {}
-    if pool.node_selector:
-        placement["nodeSelector"] = dict(pool.node_selector)
-    if pool.tolerations:
-        placement["tolerations"] = [toleration.wire() for toleration in pool.tolerations]
-    if pool.scheduler_name:
-        placement["schedulerName"] = pool.scheduler_name
-    if pool.runtime_class_name and plan.devices:
-        placement["runtimeClassName"] = pool.runtime_class_name
-    if pool.fabric.host_network and plan.stage is Stage.TRAIN:
-        placement["hostNetwork"] = True
-        placement["dnsPolicy"] = "ClusterFirstWithHostNet"
-        placement["affinity"] = {"podAntiAffinity": _one_pod_a_node(plan)}
-    return placement
-
-
-def _one_pod_a_node(plan: AttemptPlan) -> Raw:
-    """On the host's network two members on one node would fight for the rendezvous port."""
-    term = {"labelSelector": {"matchLabels": {LABEL_STAGE: plan.stage.value}}, "topologyKey": "kubernetes.io/hostname"}
-    return {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+    return {**spec, **placement(plan, pool)}
 
 
 def _container(plan: AttemptPlan, pool: PoolSpec | None) -> Raw:
@@ -132,13 +115,23 @@ def _container(plan: AttemptPlan, pool: PoolSpec | None) -> Raw:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "terminationMessagePolicy": "File",
+        # A stage that was killed wrote no message: the end of its log takes the place.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": _mounts(plan, pool),
     }
 
 
 def _env(plan: AttemptPlan, pool: PoolSpec | None) -> list[Raw]:
+    """The user's variables, then those of the contract and the pool; a name that both have is not the user's."""
+    fixed = _fixed_env(plan, pool)
+    taken = {variable["name"] for variable in fixed}
+    return [*(variable.wire() for variable in plan.additions.env if variable.name not in taken), *fixed]
+
+
+def _fixed_env(plan: AttemptPlan, pool: PoolSpec | None) -> list[Raw]:
     env: list[Raw] = [{"name": "HOME", "value": "/tmp"}]
+    if staged(plan.spec):
+        env.append({"name": ENV_SCRATCH, "value": SCRATCH_DIR})
     if plan.platform.server_url:
         job = plan.job
         path = f"namespaces/{job.namespace}/videotrainingjobs/{job.name}/stages/{plan.stage}/attempts/{plan.number}"
@@ -184,6 +177,13 @@ def _volumes(plan: AttemptPlan, pool: PoolSpec | None) -> list[Raw]:
         volumes.append({"name": "progress", "projected": {"sources": sources}})
     for number, claim in enumerate(claims(plan.spec)):
         volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": {"claimName": claim}})
+    for number, name in enumerate(secrets(plan.spec)):
+        # Optional: the stage says in one sentence what is missing, where kubelet would only let the pod wait.
+        secret = {"secretName": name, "optional": True, "defaultMode": SECRET_MODE}
+        volumes.append({"name": f"secret-{number}", "secret": secret})
+    if staged(plan.spec):
+        limit = plan.additions.scratch
+        volumes.append({"name": "scratch", "emptyDir": {"sizeLimit": limit} if limit else {}})
     if pool is not None and plan.devices:
         if pool.shared_memory:
             volumes.append({"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": pool.shared_memory}})
@@ -204,6 +204,10 @@ def _mounts(plan: AttemptPlan, pool: PoolSpec | None) -> list[Raw]:
         if workspace is None or claim != workspace.name:
             mount["readOnly"] = True
         mounts.append(mount)
+    for number, name in enumerate(secrets(plan.spec)):
+        mounts.append({"name": f"secret-{number}", "mountPath": f"{SECRETS_DIR}/{name}", "readOnly": True})
+    if staged(plan.spec):
+        mounts.append({"name": "scratch", "mountPath": SCRATCH_DIR})
     if pool is not None and plan.devices:
         if pool.shared_memory:
             mounts.append({"name": "dshm", "mountPath": "/dev/shm"})

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,22 @@ def pool(name: str) -> PoolSpec:
 
 def manifest(pool_name: str, stage: Stage) -> Raw:
     """The child that trains Wan 2.1 1.3B on two nodes of a pool, or encodes for it."""
-    spec = JobSpec.model_validate(
-        {
-            "model": {"name": "wan2.1-t2v-1.3b", "weights": {"uri": "pvc://models/Wan2.1-T2V-1.3B-Diffusers"}},
-            "dataset": {"uri": "pvc://datasets/videos"},
-            "storage": {"uri": "pvc://training/kinema"},
-            "defaults": {"pool": pool_name, "nodes": 2},
-            "stages": {"features": {"workers": 4}},
-        }
-    )
-    resolved = freeze(spec=spec, pools={pool_name: pool(pool_name)}, images=IMAGES)
+    spec = {
+        "model": {"name": "wan2.1-t2v-1.3b", "weights": {"uri": "pvc://models/Wan2.1-T2V-1.3B-Diffusers"}},
+        "dataset": {"uri": "pvc://datasets/videos"},
+        "storage": {"uri": "pvc://training/kinema"},
+        "defaults": {"pool": pool_name, "nodes": 2},
+        "stages": {"features": {"workers": 4}},
+    }
+    return built(spec, stage=stage)
+
+
+def built(
+    written: Raw, *, stage: Stage, avoid: tuple[str, ...] = (), pools: Mapping[str, PoolSpec] | None = None
+) -> Raw:
+    """The child of a stage of a job that is written as a user writes it."""
+    spec = JobSpec.model_validate(written)
+    resolved = freeze(spec=spec, pools=pools or {name: pool(name) for name in POOLS}, images=IMAGES)
     return child(
         AttemptPlan(
             job=JobRef(namespace="default", name="wan", uid="3f2a9c1e-0000-4000-8000-000000000001"),
@@ -62,8 +68,66 @@ def manifest(pool_name: str, stage: Stage) -> Raw:
             stage=stage,
             number=1,
             platform=PLATFORM,
+            avoid=avoid,
         )
     )
+
+
+OBJECT_STORE: Raw = {
+    "model": {
+        "name": "wan2.1-t2v-1.3b",
+        "weights": {"uri": "hf://Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "secretRef": {"name": "hub"}},
+    },
+    "dataset": {"uri": "s3://data/clips", "secretRef": {"name": "minio"}},
+    "storage": {
+        "uri": "s3://training/kinema",
+        "endpoint": "https://minio.storage.svc:9000",
+        "secretRef": {"name": "minio"},
+    },
+    "defaults": {
+        "pool": "nvidia-8gpu",
+        "nodes": 2,
+        "serviceAccountName": "trainer",
+        "imagePullSecrets": ["registry"],
+        "podTemplate": {
+            "labels": {"team": "video", "cost-center": "42"},
+            "nodeSelector": {"zone": "a"},
+            "tolerations": [{"key": "reserved", "operator": "Equal", "value": "video", "effect": "NoSchedule"}],
+            "env": [{"name": "NCCL_DEBUG", "value": "WARN"}, {"name": "LOG_LEVEL", "value": "info"}],
+            "scratch": "200Gi",
+        },
+    },
+    "stages": {
+        "train": {
+            "resources": {"cpu": "96", "memory": "800Gi"},
+            "podTemplate": {
+                "labels": {"cost-center": "43"},
+                "annotations": {"example.com/owner": "ada"},
+                "affinity": {
+                    "nodeAffinity": {
+                        "preferredDuringSchedulingIgnoredDuringExecution": [
+                            {
+                                "weight": 10,
+                                "preference": {
+                                    "matchExpressions": [{"key": "rack", "operator": "In", "values": ["r1"]}]
+                                },
+                            }
+                        ]
+                    }
+                },
+                "priorityClassName": "research",
+                "env": [{"name": "LOG_LEVEL", "value": "debug"}],
+                "terminationGracePeriodSeconds": 600,
+            },
+        }
+    },
+}
+"""A job whose data lies in object storage, with all that a user may add to pods."""
+
+
+def object_store() -> Raw:
+    """The training gang of that job, after one node has failed too often."""
+    return built(OBJECT_STORE, stage=Stage.TRAIN, avoid=("node-7",))
 
 
 def render(data: Raw) -> str:

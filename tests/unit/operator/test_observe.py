@@ -63,6 +63,7 @@ def test_why_pods_wait(case: Raw) -> None:
 
 def test_a_cut_termination_message_is_no_termination() -> None:
     assert termination_of('{"code":0,"message":"' + "x" * 4000) is None
+    assert termination_of("[" * 4096) is None
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is refused before anything is created: one reason and one sentence each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kinema_api.job import JobSpec
+from kinema_api.plan import PlanError, freeze
+from kinema_api.pool import Accelerator, PoolSpec
+from kinema_api.settings import PodTemplate
+
+pytestmark = pytest.mark.unit
+
+IMAGES = {"stage": "s", "wan2.1/cpu": "w"}
+POOLS = {"cpu": PoolSpec(accelerator=Accelerator.CPU, devices_per_node=2)}
+TINY = {"name": "wan2.1-tiny", "weights": {"uri": "pvc://models/tiny"}}
+Spec = dict[str, Any]
+
+
+def job(**parts: Any) -> Spec:
+    """A small job, with parts of its spec replaced."""
+    return {
+        "model": TINY,
+        "dataset": {"uri": "pvc://data/videos"},
+        "storage": {"uri": "pvc://work/kinema"},
+        "defaults": {"pool": "cpu"},
+        **parts,
+    }
+
+
+def video(**parts: Any) -> Spec:
+    return job(stages={"prepare": {"video": parts}})
+
+
+def pods(**parts: Any) -> Spec:
+    return job(defaults={"pool": "cpu", "podTemplate": parts})
+
+
+WHERE = "spec.defaults.podTemplate"
+REFUSED: dict[str, tuple[Spec, str, str]] = {
+    "unknown model": (
+        job(model={**TINY, "name": "wan2.1-t2v-15b"}),
+        "UnknownModel",
+        "did you mean wan2.1-t2v-14b",
+    ),
+    "task of another model": (
+        job(model={**TINY, "task": "i2v"}),
+        "TaskNotSupported",
+        "spec.model.task: wan2.1-tiny cannot do i2v; it can do t2v",
+    ),
+    "frames": (video(frames=16), "InvalidVideo", "spec.stages.prepare.video.frames: 16 is not 4n+1; use 13 or 17"),
+    "height": (
+        video(height=100),
+        "InvalidVideo",
+        "spec.stages.prepare.video.height: 100 does not divide by 16; use 96",
+    ),
+    "width": (video(width=833), "InvalidVideo", "spec.stages.prepare.video.width: 833 does not divide by 16; use 832"),
+    "frames of a sample": (
+        job(stages={"sample": {"video": {"frames": 8, "height": 64, "width": 96}}}),
+        "InvalidVideo",
+        "spec.stages.sample.video.frames: 8 is not 4n+1; use 5 or 9",
+    ),
+    "pool": (
+        job(defaults={"pool": "gpu"}),
+        "UnknownPool",
+        "there is no TrainingPool gpu; this cluster has cpu",
+    ),
+    "devices": (
+        job(defaults={"pool": "cpu", "devicesPerNode": 8}),
+        "NotEnoughDevices",
+        "spec.stages.train.devicesPerNode: 8, but a node of pool cpu has 2",
+    ),
+    "warm-up": (
+        job(stages={"train": {"steps": 10, "schedule": {"warmupSteps": 10}}}),
+        "InvalidSchedule",
+        "10 steps of warm-up do not fit into 10 steps",
+    ),
+    "bucket": (
+        job(dataset={"uri": "s3://A/b"}),
+        "InvalidAddress",
+        "spec.dataset.uri: s3://A/b: write s3://BUCKET/PREFIX",
+    ),
+    "path that leaves the volume": (
+        job(storage={"uri": "pvc://work/../../etc"}),
+        "InvalidAddress",
+        "spec.storage.uri: pvc://work/../../etc: the path may not contain '..'",
+    ),
+    "repository": (
+        job(model={**TINY, "weights": {"uri": "hf://tiny"}}),
+        "InvalidAddress",
+        "spec.model.weights.uri: hf://tiny: write hf://ORGANISATION/REPOSITORY",
+    ),
+    "reserved variable": (
+        pods(env=[{"name": "RANK", "value": "0"}]),
+        "InvalidPodTemplate",
+        f"{WHERE}.env: RANK is set by Kinema or by what it runs under; choose another name",
+    ),
+    "reserved label": (
+        pods(labels={"kinema.dev/job": "mine"}),
+        "InvalidPodTemplate",
+        f"{WHERE}.labels: kinema.dev/job belongs to a controller; choose another key",
+    ),
+    "label's key": (pods(labels={"a b": "c"}), "InvalidPodTemplate", f"{WHERE}.labels: 'a b' is no key"),
+    "label's value": (
+        pods(labels={"team": "video lab"}),
+        "InvalidPodTemplate",
+        f"{WHERE}.labels.team: 'video lab' is no value of a label",
+    ),
+    "selector's value": (
+        pods(nodeSelector={"zone": "a" * 64}),
+        "InvalidPodTemplate",
+        "is no value of a label; write up to 63 letters",
+    ),
+    "affinity's field": (
+        pods(affinity={"nodeAfinity": {}}),
+        "InvalidPodTemplate",
+        f"{WHERE}.affinity.nodeAfinity: there is no such field; use nodeAffinity, podAffinity, podAntiAffinity",
+    ),
+    "affinity's kind": (
+        pods(affinity={"nodeAffinity": ["zone"]}),
+        "InvalidPodTemplate",
+        f"{WHERE}.affinity.nodeAffinity: write a mapping",
+    ),
+    "affinity's rule": (
+        pods(affinity={"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"a": 1}}}),
+        "InvalidPodTemplate",
+        f"{WHERE}.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution: write a list",
+    ),
+    "reserved variable of a stage": (
+        job(stages={"train": {"podTemplate": {"env": [{"name": "PET_NNODES", "value": "9"}]}}}),
+        "InvalidPodTemplate",
+        "spec.stages.train.podTemplate.env: PET_NNODES is set by Kinema",
+    ),
+}
+
+
+@pytest.mark.parametrize(("written", "reason", "sentence"), REFUSED.values(), ids=REFUSED.keys())
+def test_it_is_refused_with_a_reason_and_a_sentence(written: Spec, reason: str, sentence: str) -> None:
+    with pytest.raises(PlanError) as refused:
+        freeze(spec=JobSpec.model_validate(written), pools=POOLS, images=IMAGES)
+    assert refused.value.reason == reason
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_kubernetes_takes_is_taken() -> None:
+    template = {
+        "labels": {"team": "video", "example.com/empty": ""},
+        "annotations": {"example.com/note": "any text, of any length"},
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}},
+    }
+    spec = JobSpec.model_validate(pods(**template))
+    assert freeze(spec=spec, pools=POOLS, images=IMAGES).stages["train"]["podTemplate"]["labels"] == {}
+    assert spec.defaults.pod_template == PodTemplate.model_validate(template)
