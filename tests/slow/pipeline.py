@@ -24,7 +24,7 @@ from kinema_api.names import Stage
 from kinema_api.plan import freeze, stage_config
 from kinema_api.pool import Accelerator, PoolSpec
 from kinema_api.stage import AnyStageConfig, JobRef
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer import tiny
 
 MODEL = "wan2.1-tiny"
@@ -51,9 +51,9 @@ class Pipeline:
     keys: Keys | None = None
 
     @property
-    def workspace(self) -> Workspace:
+    def workspace(self) -> FolderWorkspace:
         """The workspace."""
-        return Workspace(f"file://{self.root / 'workspace'}")
+        return FolderWorkspace(f"file://{self.root / 'workspace'}")
 
     def config(self, stage: Stage, *, attempt: int = 1) -> AnyStageConfig:
         """The config of a stage."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -86,8 +87,16 @@ def publish(workspace: Workspace, folder: str, manifest: Manifest) -> Manifest:
 
 def sizes(workspace: Workspace, folder: str) -> dict[str, int]:
     """Bytes of every file of a folder but the manifest, by its name relative to the folder."""
-    files = {path[len(folder) + 1 :]: path for path in workspace.list(folder)}
-    return {name: workspace.local(path).stat().st_size for name, path in files.items() if name != MANIFEST}
+    files = {path[len(folder) + 1 :]: size for path, size in workspace.sizes(folder).items()}
+    return {name: size for name, size in files.items() if name != MANIFEST}
+
+
+def seal(scratch: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest of a filled scratch folder, its files counted, before it is placed."""
+    files = {path.relative_to(scratch).as_posix(): path.stat().st_size for path in scratch.rglob("*") if path.is_file()}
+    sealed = manifest.model_copy(update={"files": dict(sorted(files.items()))})
+    (scratch / MANIFEST).write_bytes(_encode(sealed))
+    return sealed
 
 
 def success(workspace: Workspace, folder: str, manifest: Manifest, *, reason: str = "Succeeded") -> Termination:

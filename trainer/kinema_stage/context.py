@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from kinema_api.exits import Exit, StageError
 from kinema_api.stage import AnyStageConfig, artifact_of
 from kinema_stage.progress import Progress
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import Workspace, open_workspace
 
 ENV_WORKER = "JOB_COMPLETION_INDEX"
 """Index of the pod in an Indexed Job."""
@@ -60,13 +60,13 @@ def make_context(
     """The context of this process. Only worker 0 of an Indexed Job speaks to the server.
 
     Raises:
-        StageError: the workspace's address is not one.
+        StageError: the workspace's address is not one, or its credentials are not there.
     """
     worker = int(environment.get(ENV_WORKER) or 0)
     try:
-        workspace = Workspace(config.workspace.uri)
+        workspace = open_workspace(config.workspace)
     except ValueError as error:
-        raise StageError(Exit.USER, f"workspace: {error}") from None
+        raise StageError(Exit.USER, f"storage.uri: {error}") from None
     return Context(
         config=config,
         workspace=workspace,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The workspace: the one root that stages read and write, here a folder on a shared volume."""
+"""The workspace: the one root that stages read and write, a folder on a shared volume or a prefix of a bucket."""
 
 from __future__ import annotations
 
@@ -9,28 +9,114 @@ import glob
 import os
 import shutil
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
+
+from kinema_api.inputs import Storage
 
 _TEMPORARY = ".kinema-tmp-"
 _COPY_BYTES = 4 << 20
 
 
-class Workspace:
+class Workspace(ABC):
     """A root under which every name is a relative path with forward slashes.
 
-    A file is either absent or complete: writers fill a hidden temporary file and move it into place. Names may be
-    read while others write; nothing here locks.
+    A file is either absent or complete. Names may be read while others write; nothing here locks. What fails raises
+    OSError; in a bucket that is a `kinema_stage.s3.StoreError`, which says what to do.
+    """
+
+    folder: Path | None = None
+    """Its root, where it lies on a volume."""
+
+    @abstractmethod
+    def uri(self, path: str = "") -> str:
+        """The address of a file or folder."""
+
+    @abstractmethod
+    def exists(self, path: str) -> bool:
+        """Whether a file or folder is there."""
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+    @abstractmethod
+    def read_range(self, path: str, *, start: int, end: int) -> bytes:
+        """The bytes of a file from `start` up to, and without, `end`; fewer where it ends before.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+    @abstractmethod
+    def write(self, path: str, data: bytes) -> None:
+        """Put a file in place, whether or not one was there."""
+
+    @abstractmethod
+    def create(self, path: str, data: bytes) -> bool:
+        """Put a file in place unless one is there; of many callers exactly one gets True."""
+
+    @abstractmethod
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of every file below a folder, by its path in the workspace, sorted; half-written ones are left out."""
+
+    def list(self, prefix: str) -> list[str]:
+        """Every file below a folder, relative to the workspace, sorted; files being written are left out."""
+        return [*self.sizes(prefix)]
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Remove a file or a whole folder; a missing one is fine. Nobody takes half of one for an artifact."""
+
+    @abstractmethod
+    def sweep(self, path: str) -> None:
+        """Remove what killed writers and deleters left in a folder; only for who alone writes there."""
+
+    @abstractmethod
+    def scratch(self, path: str) -> AbstractContextManager[Path]:
+        """An empty local folder to fill before `place`; removed at the end unless it was placed.
+
+        Only one caller at a time may work on a folder of the workspace.
+        """
+
+    @abstractmethod
+    def place(self, scratch: Path, path: str) -> bool:
+        """Put a filled scratch folder in place, whole, unless a folder is there; its manifest appears last."""
+
+    @abstractmethod
+    def upload(self, source: Path, path: str) -> None:
+        """Copy a local file or folder; each file appears at once."""
+
+    @abstractmethod
+    def fetch(self, path: str, *names: str) -> Path:
+        """A local folder with the content of a folder that does not change any more; only for reading.
+
+        Args:
+            path: the folder.
+            names: which of its files and folders are needed; all when left out.
+
+        Raises:
+            FileNotFoundError: the folder, or one of the names, is not there.
+        """
+
+
+class FolderWorkspace(Workspace):
+    """A workspace on a volume: writers fill a hidden temporary file and move it into place.
 
     Args:
         uri: `file:///folder`. The folder is made by the first write.
     """
 
     def __init__(self, uri: str) -> None:
-        self._root = local_path(uri)
+        self._root = self.folder = local_path(uri)
 
     def uri(self, path: str = "") -> str:
-        """The address of a file or folder."""
         return f"file://{self.local(path)}"
 
     def local(self, path: str) -> Path:
@@ -45,26 +131,23 @@ class Workspace:
         return self._root / pure
 
     def exists(self, path: str) -> bool:
-        """Whether a file or folder is there."""
         return self.local(path).exists()
 
     def read(self, path: str) -> bytes:
-        """The content of a file.
-
-        Raises:
-            FileNotFoundError: there is none.
-        """
         return self.local(path).read_bytes()
 
+    def read_range(self, path: str, *, start: int, end: int) -> bytes:
+        with self.local(path).open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
     def write(self, path: str, data: bytes) -> None:
-        """Put a file in place, whether or not one was there."""
         target = self.local(path)
         with _temporary(target, lambda file: file.write_bytes(data)) as temporary:
             temporary.replace(target)
         _sync_folder(target.parent)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Put a file in place unless one is there; of many callers exactly one gets True."""
         target = self.local(path)
         with _temporary(target, lambda file: file.write_bytes(data)) as temporary:
             try:
@@ -76,25 +159,24 @@ class Workspace:
         _sync_folder(target.parent)
         return True
 
-    def list(self, prefix: str) -> list[str]:
-        """Every file below a folder, relative to the workspace, sorted; files being written are left out."""
-        top = self.local(prefix)
-        found: list[str] = []
-        for folder, folders, files in os.walk(top):
+    def sizes(self, prefix: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for folder, folders, files in os.walk(self.local(prefix)):
             folders[:] = [name for name in folders if not name.startswith(_TEMPORARY)]
             base = Path(folder).relative_to(self._root)
-            found += [(base / name).as_posix() for name in files if not name.startswith(_TEMPORARY)]
-        return sorted(found)
+            for name in files:
+                # A file may go while others are listed.
+                with contextlib.suppress(FileNotFoundError):
+                    if not name.startswith(_TEMPORARY):
+                        found[(base / name).as_posix()] = os.stat(Path(folder, name)).st_size
+        return dict(sorted(found.items()))
 
     def delete(self, path: str) -> None:
-        """Remove a file or a whole folder; a missing one is fine.
-
-        A folder vanishes at once: it is renamed first, so that nobody sees half of it.
-        """
         target = self.local(path)
         if not target.is_dir() or target.is_symlink():
             target.unlink(missing_ok=True)
             return
+        # A folder vanishes at once, so that nobody sees half of it.
         doomed = target.parent / f"{_TEMPORARY}{target.name}-{uuid.uuid4().hex}"
         try:
             target.rename(doomed)
@@ -103,7 +185,6 @@ class Workspace:
         shutil.rmtree(doomed)
 
     def sweep(self, path: str) -> None:
-        """Remove what killed writers and deleters left in a folder; only for who alone writes there."""
         for left in self.local(path).glob(f"{_TEMPORARY}*"):
             if left.is_dir():
                 shutil.rmtree(left)
@@ -111,12 +192,8 @@ class Workspace:
                 left.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def scratch(self, path: str) -> Iterator[str]:
-        """An empty hidden folder beside a folder, to fill before `place`; removed at the end unless it was placed.
-
-        What killed processes left of the same folder, half written or half deleted, is removed first: only one caller
-        at a time may work on a folder.
-        """
+    def scratch(self, path: str) -> Iterator[Path]:
+        # What killed processes left of the same folder, half written or half deleted, goes first.
         target = self.local(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         for left in target.parent.glob(f"{_TEMPORARY}{glob.escape(target.name)}-*"):
@@ -124,15 +201,14 @@ class Workspace:
         folder = target.parent / f"{_TEMPORARY}{target.name}-{uuid.uuid4().hex}"
         folder.mkdir()
         try:
-            yield folder.relative_to(self._root).as_posix()
+            yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def place(self, scratch: str, path: str) -> bool:
-        """Put a filled scratch folder in place, whole, unless a folder with files is there."""
+    def place(self, scratch: Path, path: str) -> bool:
         target = self.local(path)
         try:
-            self.local(scratch).rename(target)
+            scratch.rename(target)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 return False
@@ -141,7 +217,6 @@ class Workspace:
         return True
 
     def upload(self, source: Path, path: str) -> None:
-        """Copy a local file or folder; each file appears at once."""
         if source.is_dir():
             for file in sorted(child for child in source.rglob("*") if child.is_file()):
                 self.upload(file, f"{path}/{file.relative_to(source).as_posix()}")
@@ -150,6 +225,23 @@ class Workspace:
         with _temporary(target, lambda file: _copy(source, file)) as temporary:
             temporary.replace(target)
         _sync_folder(target.parent)
+
+    def fetch(self, path: str, *names: str) -> Path:
+        folder = self.local(path)
+        for needed in (folder, *(folder / name for name in names)):
+            if not needed.exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(needed))
+        return folder
+
+
+def open_workspace(storage: Storage) -> Workspace:
+    """The workspace at an address.
+
+    Raises:
+        ValueError: it is no address of a workspace.
+        StageError: the credentials of a bucket are not there.
+    """
+    return FolderWorkspace(storage.uri)
 
 
 def local_path(uri: str) -> Path:

@@ -56,7 +56,8 @@ class Reuse:
         if place is None:
             return None
         try:
-            return read_parts(self._workspace.local(place.path), place.record)
+            folder, _, name = place.path.rpartition("/")
+            return read_parts(self._workspace.fetch(folder, name) / name, place.record)
         except OSError as error:
             logger.warning("clip %s is encoded again: %s", key, error)
             return None

@@ -11,7 +11,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from kinema_stage.artifact import timestamp
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import FolderWorkspace, Workspace
 
 METRICS, EVENTS, TENSORBOARD = "metrics.jsonl", "events.jsonl", "tensorboard"
 
@@ -31,6 +31,7 @@ class RunLog:
 
     def __init__(self, workspace: Workspace, folder: str, *, step: int, attempt: int) -> None:
         lost = _cut(workspace, f"{folder}/{METRICS}", step=step)
+        assert isinstance(workspace, FolderWorkspace)
         path = workspace.local(f"{folder}/{METRICS}")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._metrics = path.open("a", encoding="utf-8")

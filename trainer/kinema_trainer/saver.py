@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from kinema_api.exits import StageError
 from kinema_stage.artifact import Manifest, publish, sizes
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import FolderWorkspace, Workspace
 from kinema_trainer.checkpoints import Position, folder_of, recorded
 
 State = Mapping[str, Any]
@@ -41,7 +41,7 @@ def plain_errors() -> Iterator[None]:
 def load(workspace: Workspace, folder: str, state: State, *, group: dist.ProcessGroup | None = None) -> None:
     """Fill `state` from a checkpoint; the number of processes may differ from the one that wrote it."""
     with plain_errors():
-        load_tensors(dict(state), checkpoint_id=workspace.local(folder), process_group=group)
+        load_tensors(dict(state), checkpoint_id=workspace.fetch(folder), process_group=group)
 
 
 class Saver:
@@ -94,6 +94,7 @@ class Saver:
         self.finish()
         if position == self._saved:
             return
+        assert isinstance(self._workspace, FolderWorkspace)
         folder = self._workspace.local(folder_of(self._root, position.step))
         folder.mkdir(parents=True, exist_ok=True)
         written = async_save(dict(state), checkpoint_id=folder, process_group=self._group)

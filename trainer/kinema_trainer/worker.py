@@ -22,7 +22,7 @@ from kinema_api.names import Stage, artifact_folder
 from kinema_api.stage import TrainConfig, artifact_of, load_config
 from kinema_stage import logs, signals, termination
 from kinema_stage.artifact import Manifest, published
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import Workspace, open_workspace
 from kinema_trainer import checkpoints, device, optimizer, parallel, saver
 from kinema_trainer.checkpoints import Position
 from kinema_trainer.data import Loader, Split
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     interrupted = threading.Event()
     signals.listen(interrupted)
     reporter = Reporter.from_environment(rank=int(os.environ["RANK"]))
-    workspace = Workspace(config.workspace.uri)
+    workspace = open_workspace(config.workspace)
     watchdog = Watchdog(
         limit=stall_limit(os.environ),
         parent=int(os.environ[ENV_PARENT]),
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         train(config, workspace=workspace, reporter=reporter, watchdog=watchdog, interrupted=interrupted)
     except BaseException as error:
-        code, message = classify(error, workspace=workspace.local(""))
+        code, message = classify(error, workspace=workspace.folder)
         if not isinstance(error, StageError):
             traceback.print_exc()
         reporter.failed(code, message)
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     return Exit.OK
 
 
-def classify(error: BaseException, *, workspace: Path) -> tuple[Exit, str]:
+def classify(error: BaseException, *, workspace: Path | None) -> tuple[Exit, str]:
     """Exit code and sentence for whatever ended a process."""
     end = termination.failure(error, workspace=workspace)
     text = str(error)
@@ -161,7 +161,7 @@ def make_loader(config: TrainConfig, *, workspace: Workspace, split: Split) -> L
     name = artifact_folder(Stage.FEATURES, config.features_key)
     if published(workspace, name) is None:
         raise StageError(Exit.STORAGE, f"{workspace.uri(name)} is not complete: run the features stage first")
-    folder = workspace.local(name)
+    folder = workspace.fetch(name)
     return Loader(
         ShardIndex.open(folder),
         empty_text=read_empty_text(folder),
@@ -242,7 +242,7 @@ class Run:
         family = adapter(config.model)
         model = parallel.shard(
             family,
-            read_config(workspace.local(start)),
+            read_config(workspace.fetch(start)),
             device=here,
             world=team.world,
             precision=settings.precision,

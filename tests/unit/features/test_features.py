@@ -15,7 +15,7 @@ from diffusers import AutoencoderKLWan
 from kinema_api.exits import Exit, StageError
 from kinema_api.job import Task
 from kinema_stage import artifact, claim
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer.encoders import Encoders
 from kinema_trainer.encoding import ShardEncoder, order
 from kinema_trainer.shards import ShardIndex, read_empty_text
@@ -27,8 +27,8 @@ FOLDER = "artifacts/features/features0"
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(f"file://{tmp_path / 'workspace'}")
+def workspace(tmp_path: Path) -> FolderWorkspace:
+    return FolderWorkspace(f"file://{tmp_path / 'workspace'}")
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def count_encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def test_every_clip_is_encoded_once(workspace: Workspace, videos: Path, weights: Path) -> None:
+def test_every_clip_is_encoded_once(workspace: FolderWorkspace, videos: Path, weights: Path) -> None:
     clips = harness.list_clips(workspace, videos, key="prepare0")
     end = harness.run(harness.make_config(workspace, weights))
     assert end.code == Exit.OK
@@ -69,7 +69,7 @@ def test_every_clip_is_encoded_once(workspace: Workspace, videos: Path, weights:
     assert {".nv-meta/.info.json", "empty-text.pth", "shard-000002.tar.idx"} < set(manifest.files)
 
 
-def test_latents_equal_a_direct_call_of_the_vae(workspace: Workspace, videos: Path, weights: Path) -> None:
+def test_latents_equal_a_direct_call_of_the_vae(workspace: FolderWorkspace, videos: Path, weights: Path) -> None:
     clips = harness.list_clips(workspace, videos, key="prepare0")
     harness.run(harness.make_config(workspace, weights))
     vae = AutoencoderKLWan.from_pretrained(weights, subfolder="vae")
@@ -92,7 +92,7 @@ def test_latents_equal_a_direct_call_of_the_vae(workspace: Workspace, videos: Pa
 def test_two_runs_write_the_same_bytes(tmp_path: Path, videos: Path, weights: Path) -> None:
     contents = []
     for name in ("a", "b"):
-        workspace = Workspace(f"file://{tmp_path / name}")
+        workspace = FolderWorkspace(f"file://{tmp_path / name}")
         harness.list_clips(workspace, videos, key="prepare0")
         harness.run(harness.make_config(workspace, weights, uid=name))
         names = sorted(path.name for path in workspace.local(FOLDER).glob("shard-*.tar*"))
@@ -102,7 +102,7 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path, videos: Path, weights: Pa
 
 
 def test_a_finished_shard_is_never_encoded_again(
-    workspace: Workspace, videos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: FolderWorkspace, videos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness.list_clips(workspace, videos, key="prepare0")
     harness.run(harness.make_config(workspace, weights))
@@ -115,7 +115,7 @@ def test_a_finished_shard_is_never_encoded_again(
 
 
 def test_a_grown_dataset_encodes_only_what_is_new(
-    workspace: Workspace, videos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: FolderWorkspace, videos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness.list_clips(workspace, videos, key="prepare0")
     harness.run(harness.make_config(workspace, weights))
@@ -136,14 +136,14 @@ def test_a_grown_dataset_encodes_only_what_is_new(
             assert torch.equal(sample.text, before[sample.key].text)
 
 
-def test_features_of_another_encoder_are_not_taken(workspace: Workspace, videos: Path, weights: Path) -> None:
+def test_features_of_another_encoder_are_not_taken(workspace: FolderWorkspace, videos: Path, weights: Path) -> None:
     harness.list_clips(workspace, videos, key="prepare0")
     harness.run(harness.make_config(workspace, weights))
     other = harness.make_config(workspace, weights, key="features1").model_copy(update={"encoder_key": "other"})
     assert harness.run(other).counts["reused"] == 0
 
 
-def test_a_removed_artifact_is_encoded_again(workspace: Workspace, videos: Path, weights: Path) -> None:
+def test_a_removed_artifact_is_encoded_again(workspace: FolderWorkspace, videos: Path, weights: Path) -> None:
     harness.list_clips(workspace, videos, key="prepare0")
     harness.run(harness.make_config(workspace, weights))
     workspace.delete(f"{FOLDER}/shard-000000.tar")
@@ -151,7 +151,7 @@ def test_a_removed_artifact_is_encoded_again(workspace: Workspace, videos: Path,
     assert (end.counts["encoded"], end.counts["reused"]) == (2, 3)
 
 
-def test_a_clip_that_does_not_decode_is_left_out(workspace: Workspace, videos: Path, weights: Path) -> None:
+def test_a_clip_that_does_not_decode_is_left_out(workspace: FolderWorkspace, videos: Path, weights: Path) -> None:
     clips = harness.list_clips(workspace, videos, key="prepare0")
     (videos / "v1.mp4").write_bytes(b"no video")
     end = harness.run(harness.make_config(workspace, weights))
@@ -161,7 +161,7 @@ def test_a_clip_that_does_not_decode_is_left_out(workspace: Workspace, videos: P
     assert ShardIndex.open(workspace.local(FOLDER)).keys == [clip.key for clip in clips if clip != clips[1]]
 
 
-def test_a_dataset_that_is_gone_is_no_bad_clip(workspace: Workspace, videos: Path, weights: Path) -> None:
+def test_a_dataset_that_is_gone_is_no_bad_clip(workspace: FolderWorkspace, videos: Path, weights: Path) -> None:
     harness.list_clips(workspace, videos, key="prepare0")
     shutil.rmtree(videos)
     with pytest.raises(StageError, match="put it back") as caught:
@@ -170,7 +170,7 @@ def test_a_dataset_that_is_gone_is_no_bad_clip(workspace: Workspace, videos: Pat
     assert harness.sidecars(workspace, FOLDER) == []
 
 
-def test_nothing_usable_is_an_error(workspace: Workspace, videos: Path, weights: Path) -> None:
+def test_nothing_usable_is_an_error(workspace: FolderWorkspace, videos: Path, weights: Path) -> None:
     harness.list_clips(workspace, videos, key="prepare0")
     for path in videos.glob("*.mp4"):
         path.write_bytes(b"no video")
@@ -181,7 +181,7 @@ def test_nothing_usable_is_an_error(workspace: Workspace, videos: Path, weights:
 
 
 def test_sigterm_leaves_between_clips_and_the_next_run_goes_on(
-    workspace: Workspace, videos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: FolderWorkspace, videos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips = harness.list_clips(workspace, videos, key="prepare0")
     config = harness.make_config(workspace, weights)
@@ -210,7 +210,7 @@ def test_sigterm_leaves_between_clips_and_the_next_run_goes_on(
 
 
 def test_a_worker_that_lost_its_claim_writes_nothing(
-    workspace: Workspace, videos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: FolderWorkspace, videos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips = harness.list_clips(workspace, videos, key="prepare0")
     original = ShardEncoder._features
@@ -241,20 +241,22 @@ def test_a_worker_that_lost_its_claim_writes_nothing(
     assert len(held) == 4
 
 
-def test_what_killed_workers_left_half_written_is_removed(workspace: Workspace, videos: Path, weights: Path) -> None:
+def test_what_killed_workers_left_half_written_is_removed(
+    workspace: FolderWorkspace, videos: Path, weights: Path
+) -> None:
     harness.list_clips(workspace, videos, key="prepare0")
     workspace.write(f"{FOLDER}/.kinema-tmp-0123", b"half a shard")
     harness.run(harness.make_config(workspace, weights))
     assert not workspace.exists(f"{FOLDER}/.kinema-tmp-0123")
 
 
-def test_an_unsupported_task_says_so(workspace: Workspace, weights: Path) -> None:
+def test_an_unsupported_task_says_so(workspace: FolderWorkspace, weights: Path) -> None:
     with pytest.raises(StageError, match="i2v") as caught:
         harness.run(harness.make_config(workspace, weights, task=Task.I2V))
     assert caught.value.code is Exit.USER
 
 
-def test_the_wait_for_others_ends_with_sigterm(workspace: Workspace, videos: Path, weights: Path) -> None:
+def test_the_wait_for_others_ends_with_sigterm(workspace: FolderWorkspace, videos: Path, weights: Path) -> None:
     harness.list_clips(workspace, videos, key="prepare0")
     others = [
         claim.try_claim(workspace, f"claims/{FOLDER}/shard-{index:06d}.tar", holder="other") for index in range(3)

@@ -24,7 +24,7 @@ from kinema_api.settings import SampleSettings
 from kinema_api.stage import JobRef, SampleConfig
 from kinema_stage import artifact
 from kinema_stage.context import Context, make_context
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer.stages import sample
 
 from tests.unit.features import harness
@@ -34,9 +34,9 @@ FOLDER = f"{RUN}/samples"
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, weights: Path) -> Workspace:
+def workspace(tmp_path: Path, weights: Path) -> FolderWorkspace:
     """A workspace with an export and a list of clips."""
-    made = Workspace(f"file://{tmp_path / 'workspace'}")
+    made = FolderWorkspace(f"file://{tmp_path / 'workspace'}")
     shutil.copytree(weights, made.local(f"{RUN}/export"))
     artifact.publish(made, f"{RUN}/export", artifact.Manifest(stage=Stage.EXPORT, key="uid-1", job="t/job"))
     for number in range(6):
@@ -45,7 +45,7 @@ def workspace(tmp_path: Path, weights: Path) -> Workspace:
     return made
 
 
-def context(workspace: Workspace, *, interrupted: threading.Event | None = None, **settings: Any) -> Context:
+def context(workspace: FolderWorkspace, *, interrupted: threading.Event | None = None, **settings: Any) -> Context:
     values = {"prompts": ["a rabbit", "a bird"], "seeds": [3], "steps": 2, "guidance": 1.0, "fps": 8}
     config = SampleConfig(
         job=JobRef(namespace="t", name="job", uid="uid-1"),
@@ -63,11 +63,11 @@ def frames(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def files(workspace: Workspace) -> list[str]:
+def files(workspace: FolderWorkspace) -> list[str]:
     return sorted(path.name for path in workspace.local(FOLDER).glob("*.mp4"))
 
 
-def test_one_video_for_each_prompt_and_seed(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+def test_one_video_for_each_prompt_and_seed(workspace: FolderWorkspace, capfd: pytest.CaptureFixture[str]) -> None:
     capfd.readouterr()
     end = sample.run(context(workspace, seeds=[3, 4]))
     assert "%|" not in "".join(capfd.readouterr()), "a bar among the log lines"
@@ -87,7 +87,7 @@ def test_one_video_for_each_prompt_and_seed(workspace: Workspace, capfd: pytest.
         assert stream.pix_fmt == "yuv420p"
 
 
-def test_the_frames_are_those_of_the_pipeline(workspace: Workspace, weights: Path) -> None:
+def test_the_frames_are_those_of_the_pipeline(workspace: FolderWorkspace, weights: Path) -> None:
     sample.run(context(workspace, prompts=["a rabbit"], steps=3, guidance=4.0, negative_prompt="grey", shift=5.0))
     pipeline = WanPipeline.from_pretrained(weights)
     pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=5.0)
@@ -109,25 +109,25 @@ def test_the_frames_are_those_of_the_pipeline(workspace: Workspace, weights: Pat
     assert np.corrcoef((written @ weight).ravel(), (expected @ weight).ravel())[0, 1] > 0.98
 
 
-def test_without_prompts_the_first_captions_are_taken(workspace: Workspace) -> None:
+def test_without_prompts_the_first_captions_are_taken(workspace: FolderWorkspace) -> None:
     sample.run(context(workspace, prompts=[], steps=1))
     listed = [json.loads(line)["prompt"] for line in workspace.read(f"{FOLDER}/samples.jsonl").splitlines()]
     assert listed == ["a clip of v0", "a clip of v1", "a clip of v2", "a clip of v3"]
 
 
-def test_without_a_geometry_that_of_the_clips_is_taken(workspace: Workspace) -> None:
+def test_without_a_geometry_that_of_the_clips_is_taken(workspace: FolderWorkspace) -> None:
     sample.run(context(workspace, prompts=["a bird"], video=None, steps=1))
     assert frames(workspace.local(f"{FOLDER}/00-seed3.mp4")).shape == (5, 32, 48, 3)
 
 
-def test_finished_videos_are_kept(workspace: Workspace) -> None:
+def test_finished_videos_are_kept(workspace: FolderWorkspace) -> None:
     workspace.write(f"{FOLDER}/00-seed3.mp4", b"finished before")
     sample.run(context(workspace))
     assert workspace.read(f"{FOLDER}/00-seed3.mp4") == b"finished before"
     assert files(workspace) == ["00-seed3.mp4", "01-seed3.mp4"]
 
 
-def test_sigterm_leaves_between_steps(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_leaves_between_steps(workspace: FolderWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted = threading.Event()
     original = sample.Studio.report
 
@@ -144,14 +144,14 @@ def test_sigterm_leaves_between_steps(workspace: Workspace, monkeypatch: pytest.
     assert artifact.published(workspace, FOLDER) is None
 
 
-def test_a_missing_export_says_so(workspace: Workspace) -> None:
+def test_a_missing_export_says_so(workspace: FolderWorkspace) -> None:
     workspace.delete(f"{RUN}/export")
     with pytest.raises(StageError, match=r"enable stages\.export") as caught:
         sample.run(context(workspace))
     assert caught.value.code is Exit.USER
 
 
-def test_a_model_that_gives_no_numbers_is_named(workspace: Workspace) -> None:
+def test_a_model_that_gives_no_numbers_is_named(workspace: FolderWorkspace) -> None:
     pipeline = WanPipeline.from_pretrained(workspace.local(f"{RUN}/export"))
     with torch.no_grad():
         pipeline.transformer.proj_out.bias.fill_(float("nan"))

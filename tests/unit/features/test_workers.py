@@ -11,7 +11,7 @@ import pytest
 from kinema_api.exits import Exit
 from kinema_stage import artifact
 from kinema_stage.clips import Clip
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer.shards import ShardIndex
 
 from tests.unit.features import harness
@@ -21,19 +21,19 @@ NEVER = -1
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(f"file://{tmp_path / 'workspace'}")
+def workspace(tmp_path: Path) -> FolderWorkspace:
+    return FolderWorkspace(f"file://{tmp_path / 'workspace'}")
 
 
 @pytest.fixture
-def clips(tmp_path: Path, workspace: Workspace) -> tuple[Clip, ...]:
+def clips(tmp_path: Path, workspace: FolderWorkspace) -> tuple[Clip, ...]:
     """Eight clips: four shards of two."""
     for number in range(4):
         harness.make_video(tmp_path / "videos" / f"v{number}.mp4", seed=number, frames=10)
     return harness.list_clips(workspace, tmp_path / "videos", key="prepare0")
 
 
-def assert_complete(workspace: Workspace, clips: tuple[Clip, ...]) -> None:
+def assert_complete(workspace: FolderWorkspace, clips: tuple[Clip, ...]) -> None:
     assert artifact.published(workspace, FOLDER) is not None
     assert ShardIndex.open(workspace.local(FOLDER)).keys == [clip.key for clip in clips]
     assert len(list(ShardIndex.open(workspace.local(FOLDER)))) == len(clips) == 8
@@ -41,7 +41,7 @@ def assert_complete(workspace: Workspace, clips: tuple[Clip, ...]) -> None:
 
 
 def test_two_workers_of_a_job_share_the_shards(
-    tmp_path: Path, workspace: Workspace, weights: Path, clips: tuple[Clip, ...]
+    tmp_path: Path, workspace: FolderWorkspace, weights: Path, clips: tuple[Clip, ...]
 ) -> None:
     config = harness.make_config(workspace, weights, workers=2)
     # The first one freezes in its second shard and so cannot do all of it alone.
@@ -59,7 +59,7 @@ def test_two_workers_of_a_job_share_the_shards(
 
 
 def test_two_jobs_at_once_encode_each_clip_once(
-    tmp_path: Path, workspace: Workspace, weights: Path, clips: tuple[Clip, ...]
+    tmp_path: Path, workspace: FolderWorkspace, weights: Path, clips: tuple[Clip, ...]
 ) -> None:
     jobs = [(harness.make_config(workspace, weights, uid=uid), 0, NEVER) for uid in ("uid-a", "uid-b")]
     with harness.workers(tmp_path, jobs) as started:
@@ -71,7 +71,7 @@ def test_two_jobs_at_once_encode_each_clip_once(
 
 
 def test_a_killed_worker_costs_one_shard_and_no_finished_one(
-    tmp_path: Path, workspace: Workspace, weights: Path, clips: tuple[Clip, ...]
+    tmp_path: Path, workspace: FolderWorkspace, weights: Path, clips: tuple[Clip, ...]
 ) -> None:
     config = harness.make_config(workspace, weights)
     with harness.workers(tmp_path, [(config, 0, 3)]) as (victim,):
@@ -90,7 +90,7 @@ def test_a_killed_worker_costs_one_shard_and_no_finished_one(
 
 
 def test_a_restarted_pod_goes_on_without_waiting_for_its_own_claim(
-    tmp_path: Path, workspace: Workspace, weights: Path, clips: tuple[Clip, ...], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, workspace: FolderWorkspace, weights: Path, clips: tuple[Clip, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = harness.make_config(workspace, weights)
     with harness.workers(tmp_path, [(config, 0, 3)]) as (victim,):

@@ -10,7 +10,7 @@ import pytest
 from kinema_api.exits import Exit, StageError
 from kinema_api.names import Stage
 from kinema_stage import artifact
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import FolderWorkspace
 
 
 def manifest(job: str) -> artifact.Manifest:
@@ -18,7 +18,7 @@ def manifest(job: str) -> artifact.Manifest:
 
 
 def test_the_first_manifest_wins(tmp_path: Path) -> None:
-    workspace = Workspace(f"file://{tmp_path}")
+    workspace = FolderWorkspace(f"file://{tmp_path}")
     assert artifact.published(workspace, "a") is None
     first = artifact.publish(workspace, "a", manifest("ns/first"))
     second = artifact.publish(workspace, "a", manifest("ns/second"))
@@ -31,14 +31,14 @@ def test_the_first_manifest_wins(tmp_path: Path) -> None:
 
 
 def test_sizes_leave_the_manifest_out(tmp_path: Path) -> None:
-    workspace = Workspace(f"file://{tmp_path}")
+    workspace = FolderWorkspace(f"file://{tmp_path}")
     workspace.write("a/deep/x", b"123")
     artifact.publish(workspace, "a", manifest("ns/x"))
     assert artifact.sizes(workspace, "a") == {"deep/x": 3}
 
 
 def test_a_damaged_manifest_says_what_to_delete(tmp_path: Path) -> None:
-    workspace = Workspace(f"file://{tmp_path}")
+    workspace = FolderWorkspace(f"file://{tmp_path}")
     workspace.write("artifacts/prepare/k/_SUCCESS.json", b"{}")
     with pytest.raises(StageError, match=r"delete the folder artifacts/prepare/k") as caught:
         artifact.published(workspace, "artifacts/prepare/k")

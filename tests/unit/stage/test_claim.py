@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kinema_api.exits import Exit, StageError
 from kinema_stage.claim import Claim, Observer, try_claim, wait_or_claim
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import FolderWorkspace
 
 from tests.unit.stage.support import deadline
 
@@ -27,11 +27,11 @@ TTL = 0.6
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(f"file://{tmp_path}")
+def workspace(tmp_path: Path) -> FolderWorkspace:
+    return FolderWorkspace(f"file://{tmp_path}")
 
 
-def test_a_living_holder_keeps_others_out_until_release(workspace: Workspace) -> None:
+def test_a_living_holder_keeps_others_out_until_release(workspace: FolderWorkspace) -> None:
     claim = try_claim(workspace, "c", holder="a", ttl=TTL)
     assert claim is not None
     seen = [try_claim(workspace, "c", holder="b", ttl=TTL) for _ in _polls(2 * TTL)]
@@ -44,7 +44,7 @@ def test_a_living_holder_keeps_others_out_until_release(workspace: Workspace) ->
     after.release()
 
 
-def test_the_same_holder_takes_over_at_once_and_the_old_one_notices(workspace: Workspace) -> None:
+def test_the_same_holder_takes_over_at_once_and_the_old_one_notices(workspace: FolderWorkspace) -> None:
     old = try_claim(workspace, "c", holder="uid/features/0", ttl=TTL)
     new = try_claim(workspace, "c", holder="uid/features/0", ttl=TTL)
     assert old is not None and new is not None
@@ -58,14 +58,14 @@ def test_the_same_holder_takes_over_at_once_and_the_old_one_notices(workspace: W
 _HOLD = """
 import sys
 from kinema_stage.claim import try_claim
-from kinema_stage.workspace import Workspace
-claim = try_claim(Workspace(sys.argv[1]), "c", holder=sys.argv[2], ttl=float(sys.argv[3]))
+from kinema_stage.workspace import FolderWorkspace
+claim = try_claim(FolderWorkspace(sys.argv[1]), "c", holder=sys.argv[2], ttl=float(sys.argv[3]))
 print("held" if claim else "refused", flush=True)
 sys.stdin.read()
 """
 
 
-def test_a_killed_process_loses_its_claim_after_the_ttl(workspace: Workspace) -> None:
+def test_a_killed_process_loses_its_claim_after_the_ttl(workspace: FolderWorkspace) -> None:
     command = [sys.executable, "-c", _HOLD, workspace.uri(), "victim", str(TTL)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as victim:
         assert victim.stdout is not None
@@ -83,9 +83,9 @@ def test_a_killed_process_loses_its_claim_after_the_ttl(workspace: Workspace) ->
 _COUNT = """
 import os, sys
 from kinema_stage.claim import wait_or_claim
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import FolderWorkspace
 import threading
-workspace = Workspace(sys.argv[1])
+workspace = FolderWorkspace(sys.argv[1])
 for turn in range(int(sys.argv[3])):
     with wait_or_claim(workspace, "c", holder=sys.argv[2], done=lambda: False,
                        interrupted=threading.Event(), ttl=0.3) as claim:
@@ -97,7 +97,7 @@ for turn in range(int(sys.argv[3])):
 """
 
 
-def test_processes_take_turns(workspace: Workspace) -> None:
+def test_processes_take_turns(workspace: FolderWorkspace) -> None:
     turns, workers = 8, 4
     workspace.local("").mkdir(exist_ok=True)
     running = [
@@ -108,7 +108,7 @@ def test_processes_take_turns(workspace: Workspace) -> None:
     assert workspace.read("counter") == str(turns * workers).encode()
 
 
-def test_whoever_waits_ends_when_the_work_is_done(workspace: Workspace) -> None:
+def test_whoever_waits_ends_when_the_work_is_done(workspace: FolderWorkspace) -> None:
     claim = try_claim(workspace, "c", holder="a", ttl=TTL)
     assert claim is not None
     finished = threading.Event()
@@ -129,7 +129,7 @@ def test_whoever_waits_ends_when_the_work_is_done(workspace: Workspace) -> None:
     again.release()
 
 
-def test_waiting_ends_on_sigterm(workspace: Workspace) -> None:
+def test_waiting_ends_on_sigterm(workspace: FolderWorkspace) -> None:
     claim = try_claim(workspace, "c", holder="a", ttl=TTL)
     interrupted = threading.Event()
     interrupted.set()
@@ -140,7 +140,7 @@ def test_waiting_ends_on_sigterm(workspace: Workspace) -> None:
     claim.release()
 
 
-def test_a_holder_that_cannot_beat_gives_up_by_itself(workspace: Workspace) -> None:
+def test_a_holder_that_cannot_beat_gives_up_by_itself(workspace: FolderWorkspace) -> None:
     now = [0.0]
     claim = Observer(lambda: now[0]).try_claim(workspace, "c", holder="a", ttl=10, background=False)
     assert claim is not None
@@ -153,7 +153,7 @@ def test_a_holder_that_cannot_beat_gives_up_by_itself(workspace: Workspace) -> N
     assert not claim.held, "what was lost stays lost"
 
 
-def test_claims_of_a_folder_and_below_it_do_not_meet(workspace: Workspace) -> None:
+def test_claims_of_a_folder_and_below_it_do_not_meet(workspace: FolderWorkspace) -> None:
     outer = try_claim(workspace, "claims/a", holder="x", ttl=TTL)
     inner = try_claim(workspace, "claims/a/b", holder="y", ttl=TTL)
     assert outer is not None and inner is not None
@@ -171,7 +171,7 @@ def _polls(seconds: float) -> Iterator[None]:
         yield
 
 
-class Slow(Workspace):
+class Slow(FolderWorkspace):
     """Runs something just before its first creation, as another process may."""
 
     def __init__(self, uri: str, meanwhile: Callable[[], object]) -> None:
@@ -185,7 +185,7 @@ class Slow(Workspace):
         return super().create(path, data)
 
 
-def test_a_slow_observer_does_not_revive_an_old_generation(workspace: Workspace) -> None:
+def test_a_slow_observer_does_not_revive_an_old_generation(workspace: FolderWorkspace) -> None:
     first = try_claim(workspace, "c", holder="first", ttl=TTL)
     assert first is not None
     first.release()
@@ -203,7 +203,7 @@ def test_a_slow_observer_does_not_revive_an_old_generation(workspace: Workspace)
     third.release()
 
 
-class Memory(Workspace):
+class Memory(FolderWorkspace):
     """A workspace in memory, for thousands of runs."""
 
     def __init__(self) -> None:

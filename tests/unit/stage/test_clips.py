@@ -16,7 +16,7 @@ from kinema_stage import clips
 from kinema_stage.clips import Clip, starts
 from kinema_stage.quarantine import Quarantined, Reason, summary
 from kinema_stage.video import VideoInfo
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import FolderWorkspace
 
 
 @given(samples=st.integers(1, 5000), frames=st.integers(1, 129), most=st.integers(0, 50))
@@ -90,7 +90,7 @@ def test_film_counts_as_25_frames_a_second() -> None:
 
 
 def test_lists_are_read_as_they_were_written(tmp_path: Path) -> None:
-    workspace = Workspace(f"file://{tmp_path}")
+    workspace = FolderWorkspace(f"file://{tmp_path}")
     found = cut(info(60, 8), caption="two\nlines\u2028and ä")
     assert isinstance(found, tuple)
     clips.write(workspace, "a", clips=found, quarantined=[])

@@ -19,7 +19,7 @@ from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.names import Stage
 from kinema_stage import artifact, logs, main, signals, termination
 from kinema_stage.context import Context
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import FolderWorkspace
 
 from tests.unit.stage.support import captioned, check_config, prepare_config
 
@@ -159,7 +159,7 @@ def test_a_published_artifact_ends_a_shared_stage_before_it_starts(
     config = prepare_config(check_config(tmp_path), "abc")
     path = tmp_path / "stage.json"
     path.write_text(config.model_dump_json(by_alias=True))
-    workspace = Workspace(config.workspace.uri)
+    workspace = FolderWorkspace(config.workspace.uri)
     manifest = artifact.Manifest(stage=Stage.PREPARE, key="abc", job="ns/first", counts={"clips": 4})
     artifact.publish(workspace, "artifacts/prepare/abc", manifest)
 

@@ -20,7 +20,7 @@ from kinema_stage import artifact, clips
 from kinema_stage.context import Context
 from kinema_stage.quarantine import Quarantined, Reason
 from kinema_stage.stages import check, prepare
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import FolderWorkspace
 
 from tests.unit.stage.support import (
     PREPARE,
@@ -45,7 +45,7 @@ def run_prepare(tmp_path: Path, *, uid: str = "11111111-2222", settings: Prepare
 
 def read_clips(tmp_path: Path, end: Termination) -> tuple[clips.Clip, ...]:
     assert end.artifact is not None
-    workspace = Workspace(f"file://{tmp_path}/work")
+    workspace = FolderWorkspace(f"file://{tmp_path}/work")
     return clips.read(workspace, end.artifact.removeprefix(workspace.uri() + "/"))
 
 
@@ -64,7 +64,7 @@ def test_check_counts_resolves_and_reports_what_exists(tmp_path: Path) -> None:
     assert end.counts == {"videos": 2, "usable": 1}
     assert set(end.keys) == {"prepare", "encoder", "features", "convert"}
     assert end.existing == []
-    workspace = Workspace(f"file://{tmp_path}/work")
+    workspace = FolderWorkspace(f"file://{tmp_path}/work")
     assert workspace.list("") == [], "the probe leaves nothing"
 
     for stage in (Stage.PREPARE, Stage.CONVERT):
@@ -126,7 +126,7 @@ def test_a_workspace_that_fails_is_told_from_one_that_is_full(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, call, fail)
-    error = failure(lambda: check.probe(Workspace(f"file://{tmp_path}")))
+    error = failure(lambda: check.probe(FolderWorkspace(f"file://{tmp_path}")))
     assert error.code is Exit.STORAGE
     assert error.message.startswith(f"storage.uri: {tmp_path} ")
     assert text in error.message
@@ -134,7 +134,7 @@ def test_a_workspace_that_fails_is_told_from_one_that_is_full(
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
 def test_a_workspace_of_another_user_says_who_needs_it(tmp_path: Path) -> None:
-    workspace = Workspace(f"file://{tmp_path}/work")
+    workspace = FolderWorkspace(f"file://{tmp_path}/work")
     workspace.write("x", b"")
     reader, writer = os.pipe()
     child = os.fork()

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import FolderWorkspace
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(f"file://{tmp_path}/work")
+def workspace(tmp_path: Path) -> FolderWorkspace:
+    return FolderWorkspace(f"file://{tmp_path}/work")
 
 
-def test_what_was_written_is_read_and_replaced(workspace: Workspace) -> None:
+def test_what_was_written_is_read_and_replaced(workspace: FolderWorkspace) -> None:
     workspace.write("a/b.txt", b"one")
     workspace.write("a/b.txt", b"two")
     assert workspace.read("a/b.txt") == b"two"
@@ -30,7 +30,7 @@ def test_what_was_written_is_read_and_replaced(workspace: Workspace) -> None:
         workspace.read("a/c")
 
 
-def test_of_many_creators_one_wins_and_its_content_stays(workspace: Workspace) -> None:
+def test_of_many_creators_one_wins_and_its_content_stays(workspace: FolderWorkspace) -> None:
     count = 16
     start = threading.Barrier(count)
 
@@ -47,7 +47,9 @@ def test_of_many_creators_one_wins_and_its_content_stays(workspace: Workspace) -
     assert os.listdir(workspace.local("claims")) == []
 
 
-def test_a_link_whose_answer_was_lost_counts_as_ours(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_whose_answer_was_lost_counts_as_ours(
+    workspace: FolderWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     link = os.link
 
     def link_twice(source: Path, target: Path) -> None:
@@ -60,7 +62,7 @@ def test_a_link_whose_answer_was_lost_counts_as_ours(workspace: Workspace, monke
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: FolderWorkspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace.write("a", b"old")
 
@@ -74,7 +76,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert os.listdir(workspace.local("")) == ["a"]
 
 
-def test_a_listing_is_sorted_and_hides_files_being_written(workspace: Workspace) -> None:
+def test_a_listing_is_sorted_and_hides_files_being_written(workspace: FolderWorkspace) -> None:
     workspace.write("b/2", b"")
     workspace.write("b/1/x", b"")
     workspace.write("a", b"")
@@ -84,7 +86,7 @@ def test_a_listing_is_sorted_and_hides_files_being_written(workspace: Workspace)
     assert workspace.list("missing") == []
 
 
-def test_delete_takes_files_folders_and_nothing(workspace: Workspace) -> None:
+def test_delete_takes_files_folders_and_nothing(workspace: FolderWorkspace) -> None:
     workspace.write("a/b/c", b"")
     workspace.write("a/d", b"")
     workspace.delete("a/b")
@@ -95,7 +97,7 @@ def test_delete_takes_files_folders_and_nothing(workspace: Workspace) -> None:
     assert workspace.list("") == []
 
 
-def test_upload_copies_a_file_or_a_folder(workspace: Workspace, tmp_path: Path) -> None:
+def test_upload_copies_a_file_or_a_folder(workspace: FolderWorkspace, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "deep").mkdir(parents=True)
     (source / "one").write_bytes(b"1")
@@ -106,20 +108,21 @@ def test_upload_copies_a_file_or_a_folder(workspace: Workspace, tmp_path: Path) 
     assert workspace.read("copy/deep/two") == b"2"
 
 
-def test_a_folder_filled_aside_appears_whole_or_not_at_all(workspace: Workspace) -> None:
+def test_a_folder_filled_aside_appears_whole_or_not_at_all(workspace: FolderWorkspace) -> None:
     with workspace.scratch("a/b") as scratch:
-        workspace.write(f"{scratch}/deep/x", b"first")
+        (scratch / "deep").mkdir()
+        (scratch / "deep/x").write_bytes(b"first")
         assert workspace.list("a") == []
         assert workspace.place(scratch, "a/b")
     with workspace.scratch("a/b") as scratch:
-        workspace.write(f"{scratch}/x", b"second")
+        (scratch / "x").write_bytes(b"second")
         assert not workspace.place(scratch, "a/b")
     assert workspace.list("") == ["a/b/deep/x"]
     assert os.listdir(workspace.local("a")) == ["b"]
 
 
 def test_what_killed_processes_left_of_a_folder_is_removed(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: FolderWorkspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace.write("a/b/x", b"")
     workspace.write("a/bc/x", b"")
@@ -136,7 +139,7 @@ def test_what_killed_processes_left_of_a_folder_is_removed(
     assert other.startswith(".kinema-tmp-bc-"), "what belongs to another folder stays"
 
 
-def test_a_sweep_takes_what_was_left_in_the_folder_itself(workspace: Workspace) -> None:
+def test_a_sweep_takes_what_was_left_in_the_folder_itself(workspace: FolderWorkspace) -> None:
     workspace.write("a/x", b"")
     workspace.write("a/deep/.kinema-tmp-1", b"")
     workspace.write("a/.kinema-tmp-2", b"half")
@@ -148,7 +151,7 @@ def test_a_sweep_takes_what_was_left_in_the_folder_itself(workspace: Workspace) 
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd"])
-def test_a_path_stays_inside(workspace: Workspace, path: str) -> None:
+def test_a_path_stays_inside(workspace: FolderWorkspace, path: str) -> None:
     with pytest.raises(ValueError, match="relative"):
         workspace.write(path, b"")
 
@@ -156,4 +159,4 @@ def test_a_path_stays_inside(workspace: Workspace, path: str) -> None:
 @pytest.mark.parametrize("uri", ["/plain", "pvc://claim/a", "file://relative"])
 def test_an_address_is_a_file_address(uri: str) -> None:
     with pytest.raises(ValueError, match="file:///"):
-        Workspace(uri)
+        FolderWorkspace(uri)

@@ -22,7 +22,7 @@ from kinema_api.settings import ConvertSettings, ExportSettings, TrainSettings
 from kinema_api.stage import AnyStageConfig, ConvertConfig, ExportConfig, JobRef, TrainConfig
 from kinema_stage.artifact import Manifest, publish, published
 from kinema_stage.context import Context, make_context
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer import launch, reports, tiny, worker
 from kinema_trainer.shards import EMPTY_TEXT, Sample, Sidecar, dump_tensor, shard_name, sidecar_name, write_shard
 from kinema_trainer.stages import convert
@@ -53,7 +53,7 @@ SETTINGS: dict[str, Any] = {
 class Engine:
     """A workspace with features and converted weights."""
 
-    workspace: Workspace
+    workspace: FolderWorkspace
     weights: Path
 
     def common(self, name: str) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Engine:
 
 def make_engine(folder: Path, weights: Path, *, samples: int = 5) -> Engine:
     """Features of `samples` random clips, and the converted weights."""
-    workspace = Workspace(f"file://{folder}")
+    workspace = FolderWorkspace(f"file://{folder}")
     stream = torch.Generator().manual_seed(7)
     clips = [
         Sample(

@@ -13,7 +13,7 @@ from kinema_api.exits import StageError
 from kinema_api.names import Stage
 from kinema_stage import artifact
 from kinema_stage.artifact import Manifest, publish
-from kinema_stage.workspace import Workspace
+from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer import checkpoints
 from kinema_trainer.checkpoints import complete, folder_of, newest, recorded, remove_rest, require
 
@@ -21,11 +21,11 @@ ROOT = "jobs/local/run/checkpoints"
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(f"file://{tmp_path}")
+def workspace(tmp_path: Path) -> FolderWorkspace:
+    return FolderWorkspace(f"file://{tmp_path}")
 
 
-def write(workspace: Workspace, step: int, *, done: bool = True) -> str:
+def write(workspace: FolderWorkspace, step: int, *, done: bool = True) -> str:
     folder = folder_of(ROOT, step)
     workspace.write(f"{folder}/__0_0.distcp", b"weights")
     if done:
@@ -35,7 +35,7 @@ def write(workspace: Workspace, step: int, *, done: bool = True) -> str:
     return folder
 
 
-def test_the_newest_complete_one_counts(workspace: Workspace) -> None:
+def test_the_newest_complete_one_counts(workspace: FolderWorkspace) -> None:
     assert newest(workspace, ROOT) is None
     write(workspace, 100_000_000)
     write(workspace, 99_999_999)
@@ -45,7 +45,9 @@ def test_the_newest_complete_one_counts(workspace: Workspace) -> None:
     assert (found.position.step, found.position.consumed) == (100_000_000, 400_000_000)
 
 
-def test_a_damaged_one_is_passed_over_with_a_warning(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_one_is_passed_over_with_a_warning(
+    workspace: FolderWorkspace, caplog: pytest.LogCaptureFixture
+) -> None:
     write(workspace, 2)
     broken = write(workspace, 4)
     workspace.write(f"{broken}/__0_0.distcp", b"weig")
@@ -60,7 +62,7 @@ def test_a_damaged_one_is_passed_over_with_a_warning(workspace: Workspace, caplo
     ]
 
 
-def test_what_cannot_be_resumed_is_removed_and_nothing_else(workspace: Workspace) -> None:
+def test_what_cannot_be_resumed_is_removed_and_nothing_else(workspace: FolderWorkspace) -> None:
     kept = [write(workspace, 2), write(workspace, 4)]
     write(workspace, 3, done=False)
     workspace.write(f"{write(workspace, 6)}/__0_0.distcp", b"")
@@ -71,7 +73,7 @@ def test_what_cannot_be_resumed_is_removed_and_nothing_else(workspace: Workspace
 
 
 def test_a_deletion_that_was_killed_is_brought_to_its_end(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: FolderWorkspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, doomed = write(workspace, 2), write(workspace, 1)
 
@@ -87,7 +89,7 @@ def test_a_deletion_that_was_killed_is_brought_to_its_end(
 
 
 def test_each_checkpoint_is_measured_once_however_many_files_it_has(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: FolderWorkspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {f"__{number}_0.distcp": 1 for number in range(8)}
     for step in (2, 4):
@@ -102,7 +104,7 @@ def test_each_checkpoint_is_measured_once_however_many_files_it_has(
     measured: list[str] = []
     original = artifact.sizes
 
-    def sizes(workspace: Workspace, folder: str) -> dict[str, int]:
+    def sizes(workspace: FolderWorkspace, folder: str) -> dict[str, int]:
         measured.append(folder)
         return original(workspace, folder)
 
@@ -113,7 +115,7 @@ def test_each_checkpoint_is_measured_once_however_many_files_it_has(
     assert measured == [folder_of(ROOT, 2), folder_of(ROOT, 4)]
 
 
-def test_a_run_without_checkpoints_says_what_to_do(workspace: Workspace) -> None:
+def test_a_run_without_checkpoints_says_what_to_do(workspace: FolderWorkspace) -> None:
     write(workspace, 2, done=False)
     with pytest.raises(StageError, match="has no complete checkpoint: run the train stage first"):
         require(workspace, ROOT)

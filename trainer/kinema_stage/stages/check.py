@@ -98,6 +98,7 @@ def probe(workspace: Workspace) -> None:
     Raises:
         StageError: one of them does not work.
     """
+    root = workspace.folder or workspace.uri()
     path = f"probes/{uuid.uuid4().hex}"
     content = path.encode()
     try:
@@ -108,11 +109,11 @@ def probe(workspace: Workspace) -> None:
         workspace.delete(path)
         workspace.delete(f"{path}-link")
     except OSError as error:
-        raise StageError(Exit.STORAGE, f"storage.uri: {workspace.local('')} {_trouble(error)}") from error
+        raise StageError(Exit.STORAGE, f"storage.uri: {root} {_trouble(error)}") from error
     if not (created and not again and whole):
         raise StageError(
             Exit.STORAGE,
-            f"storage.uri: {workspace.local('')} does not give back what was written; it needs a file system with"
+            f"storage.uri: {root} does not give back what was written; it needs a file system with"
             " atomic hard links and consistent reads",
         )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import torch
 
 from kinema_api.exits import Termination
 from kinema_api.names import Stage
 from kinema_api.stage import ConvertConfig
-from kinema_stage.artifact import Manifest, publish, published, sizes, success
+from kinema_stage.artifact import Manifest, published, seal, success
 from kinema_stage.claim import Claim, wait_or_claim
 from kinema_stage.context import Context
 from kinema_stage.workspace import local_path
@@ -32,6 +33,7 @@ def run(context: Context) -> Termination:
             holder=context.holder,
             done=lambda: published(workspace, folder) is not None,
             interrupted=context.interrupted,
+            moved=context.progress.moved,
         )
         if claim is None:
             manifest = published(workspace, folder)
@@ -44,7 +46,7 @@ def run(context: Context) -> Termination:
         logger.warning("another worker has taken over: its result counts")
 
 
-def _convert(context: Context, scratch: str) -> Manifest:
+def _convert(context: Context, scratch: Path) -> Manifest:
     """Fill a scratch folder with the whole artifact, manifest and all."""
     config = context.config
     assert isinstance(config, ConvertConfig)
@@ -53,14 +55,12 @@ def _convert(context: Context, scratch: str) -> Manifest:
     with torch.device("meta"):
         model = adapter(config.model).build(source.config)
     check_names(source, model, folder)
-    target = context.workspace.local(scratch)
     total = len(source.shapes)
     tally = Tally(context, 2 * total)
-    write_checkpoint(source, target, on_tensor=tally)
-    verified = verify_checkpoint(source, target, on_tensor=tally)
-    context.workspace.write(f"{scratch}/{CONFIG}", json.dumps(source.config, indent=1).encode())
-    return publish(
-        context.workspace,
+    write_checkpoint(source, scratch, on_tensor=tally)
+    verified = verify_checkpoint(source, scratch, on_tensor=tally)
+    (scratch / CONFIG).write_text(json.dumps(source.config, indent=1))
+    return seal(
         scratch,
         Manifest(
             stage=Stage.CONVERT,
@@ -71,12 +71,11 @@ def _convert(context: Context, scratch: str) -> Manifest:
                 "verified": verified,
                 "parameters": sum(shape.numel() for shape in source.shapes.values()),
             },
-            files=sizes(context.workspace, scratch),
         ),
     )
 
 
-def _place(context: Context, scratch: str, claim: Claim) -> bool:
+def _place(context: Context, scratch: Path, claim: Claim) -> bool:
     """Put the artifact in place, all at once; False when the work is no longer ours, or another was first."""
     if not claim.beat() or published(context.workspace, context.folder) is not None:
         return False

@@ -34,7 +34,7 @@ def run(context: Context) -> Termination:
     if manifest is not None and manifest.details.get("step") == found.position.step:
         return success(context.workspace, context.folder, manifest, reason="ArtifactExists")
     with context.workspace.scratch(context.folder) as scratch:
-        _fill(context, config, found, context.workspace.local(scratch))
+        _fill(context, config, found, scratch)
         context.workspace.delete(context.folder)
         if not context.workspace.place(scratch, context.folder):
             raise StageError(Exit.STORAGE, f"{context.workspace.uri(context.folder)}: another process writes there")
@@ -55,7 +55,7 @@ def run(context: Context) -> Termination:
 
 def _fill(context: Context, config: ExportConfig, found: Found, scratch: Path) -> None:
     family = adapter(config.model)
-    pipeline, checkpoint = local_path(config.weights.uri), context.workspace.local(found.folder)
+    pipeline, checkpoint = local_path(config.weights.uri), context.workspace.fetch(found.folder)
     under = "ema" if config.ema else "model"
     parts = parts_of(pipeline)
     settings = read_config(pipeline / TRANSFORMER)

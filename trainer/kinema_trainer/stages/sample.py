@@ -165,7 +165,7 @@ class Studio:
         kind = getattr(diffusers, self._config.model.pipeline)
         found = device.find().device
         half = torch.float32 if found.type == "cpu" else torch.bfloat16
-        path = self._context.workspace.local(export)
+        path = self._context.workspace.fetch(export)
         try:
             pipeline = kind.from_pretrained(path, dtype={"default": half, "vae": torch.float32}, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
