@@ -91,6 +91,8 @@ class Attempt(Model):
     """Where it stands."""
     started_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     """When it was created."""
+    running_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
+    """Since when all its pods run; its timeout counts from here."""
     finished_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
     """When it ended."""
     exit_code: int | None = None
@@ -124,8 +126,10 @@ class StageStatus(Model):
     """Where its result lies."""
     counts: Annotated[dict[str, int], Field(max_length=32)] = Field(default_factory=dict)
     """What it did, for instance {clips: 4, encoded: 2}."""
+    failures: int = Field(default=0, ge=0)
+    """Failed attempts since the stage was last asked for; their limit is `policy.restarts.limit`."""
     attempts: list[Attempt] = Field(default_factory=list, max_length=101)
-    """Every run of the stage."""
+    """The newest runs of the stage."""
 
 
 class Progress(Model):

@@ -15,7 +15,7 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
 from kinema_kube.errors import GoneError, NotFoundError, UnauthorizedError, UnreachableError, error_of
-from kinema_kube.resources import Resource
+from kinema_kube.resources import PODS, Resource
 
 Object = dict[str, Any]
 Objects = list[Object]
@@ -249,6 +249,18 @@ class Kube:
             **({"gracePeriodSeconds": grace_seconds} if grace_seconds is not None else {}),
         }
         await self._request("DELETE", resource.path(namespace=namespace, name=name), body=options)
+
+    async def log(self, pod: str, *, namespace: str, container: str, lines: int = 1) -> str:
+        """The last lines of a container's log, each after the time at which it was written.
+
+        Raises:
+            ForbiddenError: pods/log may not be read.
+            BadRequestError: the container has not started.
+            NotFoundError: the pod is gone.
+        """
+        query = {"container": container, "tailLines": str(lines), "timestamps": "true"}
+        path = PODS.path(namespace=namespace, name=pod, subresource="log")
+        return (await self._authenticated("GET", path, query=query)).decode(errors="replace")
 
     async def raw(self, path: str) -> bytes:
         """The answer to a GET of any path, for instance `/readyz`."""

@@ -15,9 +15,14 @@ from pydantic import ValidationError
 from kinema_api.job import JobSpec
 from kinema_api.plan import PlanError, freeze
 from kinema_api.status import JobStatus, Phase
+from kinema_operator.conditions import with_conditions
+from kinema_operator.draft import Draft
+from kinema_operator.ended import after_end, policy_of
 from kinema_operator.observed import Decision, Event, EventType, Observed, Platform, Raw
-from kinema_operator.status import read_status, shorten, stored, timestamp, with_conditions, write_status
-from kinema_operator.walk import Walk
+from kinema_operator.status import read_status, shorten, stored, timestamp, write_progress, write_status
+from kinema_operator.stop import CANCELLED, deadline, demanded
+from kinema_operator.summary import summary
+from kinema_operator.walk import walk
 
 WAITS_FOR_ADMINISTRATOR = frozenset({"UnknownPool", "NoImage", "NotEnoughNodes", "NotEnoughDevices", "InvalidSpec"})
 """Plan errors that a change to a pool or another version of the operator can cure; the job waits for it."""
@@ -36,26 +41,38 @@ def decide(job: Raw, observed: Observed, platform: Platform, now: datetime) -> D
         return Decision()
     before = read_status(job)
     if before.phase.terminal:
-        return _acknowledge(job, before)
-    draft = before.model_copy(update={"observed_generation": job["metadata"].get("generation", 0)})
+        return after_end(job, before, observed, now)
+    status = before.model_copy(update={"observed_generation": job["metadata"].get("generation", 0)})
     try:
         spec = JobSpec.model_validate(job["spec"])
-        resolved = draft.resolved or freeze(spec=spec, pools=observed.pools, images=platform.images)
-        return Walk(job, spec, resolved, draft, observed, platform, now).decision()
+        resolved = status.resolved or freeze(spec=spec, pools=observed.pools, images=platform.images)
+        draft = Draft(
+            job=job, spec=spec, resolved=resolved, before=status, observed=observed, platform=platform, now=now
+        )
+        return _go_on(job, draft)
     except ValidationError as error:
-        return _refuse(job, draft, PlanError("InvalidSpec", _first_error(error)), now)
+        return _refuse(job, status, PlanError("InvalidSpec", _first_error(error)), now)
     except PlanError as error:
-        return _refuse(job, draft, error, now)
+        return _refuse(job, status, error, now)
 
 
-def _acknowledge(job: Raw, status: JobStatus) -> Decision:
-    """A job that has ended stays as it is; only that a later edit of its policy was seen is written."""
-    generation = job["metadata"].get("generation", 0)
-    if status.observed_generation == generation:
-        return Decision()
-    conditions = [condition.model_copy(update={"observed_generation": generation}) for condition in status.conditions]
-    seen = status.model_copy(update={"observed_generation": generation, "conditions": conditions})
-    return Decision(status=write_status(seen))
+def _go_on(job: Raw, draft: Draft) -> Decision:
+    """Walk along the pipeline as far as the job's policy lets it."""
+    demand = demanded(draft.spec.policy, draft.before, draft.now)
+    current = walk(draft, demand)
+    status = summary(draft, current, demand)
+    due = deadline(draft.spec.policy, status, draft.now)
+    if due is not None and status.phase is Phase.RUNNING:
+        draft.look_again(max(0.0, (due - draft.now).total_seconds()))
+    written = write_status(status)
+    return Decision(
+        create=tuple(draft.create),
+        status=None if written == stored(job) else written,
+        progress=write_progress(draft.fresh) if draft.fresh is not None else None,
+        delete=tuple(draft.delete),
+        events=tuple(draft.events),
+        requeue_after=draft.requeue_after,
+    )
 
 
 def _first_error(error: ValidationError) -> str:
@@ -70,15 +87,21 @@ def _refuse(job: Raw, status: JobStatus, error: PlanError, now: datetime) -> Dec
     A job that has started keeps its phase: its pods may well be training.
     """
     waits = error.reason in WAITS_FOR_ADMINISTRATOR
+    message, reason = shorten(str(error)), error.reason
     phase = Phase.FAILED if not waits else status.phase if status.resolved else Phase.PENDING
-    message = shorten(str(error))
-    update = {"phase": phase, "message": message}
-    if not waits:
+    if waits and status.resolved is None and policy_of(job).cancel:
+        phase, reason, message = Phase.CANCELLED, CANCELLED.reason, CANCELLED.message
+    update = {"phase": phase, "message": message, "diagnosis": "" if phase is Phase.CANCELLED else message}
+    if phase.terminal:
         update["finished_at"] = timestamp(now)
     status = with_conditions(
-        status.model_copy(update=update), reason=error.reason, message=message, accepted=False, now=now
+        status.model_copy(update=update),
+        reason=reason,
+        message=message,
+        accepted=phase is Phase.CANCELLED,
+        now=now,
     )
     written = write_status(status)
     if written == stored(job):
         return Decision()
-    return Decision(status=written, events=(Event(EventType.WARNING, error.reason, message),))
+    return Decision(status=written, events=(Event(EventType.WARNING, reason, message),))

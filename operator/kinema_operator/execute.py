@@ -93,10 +93,12 @@ async def execute(*, job: Raw, decision: Decision, kube: Kube, store: Store) -> 
         await _create(job, body, kube, store)
     written = None
     if decision.status is not None:
-        written = await _write(job, decision.status, kube, store)
+        written = await _write(job, decision.status, decision.progress, kube, store)
     for deletion in decision.delete:
         await _delete(job, deletion, kube)
     await tell(job=job, events=decision.events, kube=kube)
+    if decision.delete_job:
+        await _delete_job(job, kube, store)
     return Done(created=len(decision.create), written=written)
 
 
@@ -112,6 +114,10 @@ async def _create(job: Raw, body: Raw, kube: Kube, store: Store) -> None:
         found = await kube.find(resource, name, namespace=namespace)
         if found is None or owner_uid(found) != job["metadata"]["uid"]:
             raise NameTakenError(kind, name) from None
+        if found["metadata"].get("deletionTimestamp"):
+            # Of an attempt that was given up before it was written down: its name is free when its pods are gone.
+            store.put(resource, found)
+            raise StaleError(f"{kind.value} {name} is being deleted") from None
         child = found
     except (ForbiddenError, NotFoundError) as error:
         if _namespace_ends(error):
@@ -128,11 +134,15 @@ def _namespace_ends(error: KubeError) -> bool:
     return ending or (isinstance(error, NotFoundError) and error.details.get("kind") == "namespaces")
 
 
-async def _write(job: Raw, status: Raw, kube: Kube, store: Store) -> Raw:
+async def _write(job: Raw, status: Raw, progress: Raw | None, kube: Kube, store: Store) -> Raw:
     """Write the status, unless the job is no longer the one that was decided about."""
     metadata = job["metadata"]
-    before = {key: value for key, value in (job.get("status") or {}).items() if key != PROGRESS}
+    held: Raw = job.get("status") or {}
+    kept = {} if progress is None or PROGRESS not in held else {PROGRESS: held[PROGRESS]}
+    before = {**{key: value for key, value in held.items() if key != PROGRESS}, **kept}
     after = {key: value for key, value in status.items() if key != PROGRESS}
+    if progress is not None:
+        after[PROGRESS] = progress
     try:
         written = await kube.merge_patch(
             VIDEO_TRAINING_JOBS,
@@ -180,6 +190,25 @@ async def _delete(job: Raw, deletion: Deletion, kube: Kube) -> None:
         log.info("deleted %s %s", deletion.kind.value, deletion.name)
     except (NotFoundError, ConflictError):
         log.debug("%s %s is gone already", deletion.kind.value, deletion.name)
+
+
+async def _delete_job(job: Raw, kube: Kube, store: Store) -> None:
+    """Delete the job with all it owns, if nobody has changed it meanwhile."""
+    metadata = job["metadata"]
+    try:
+        await kube.delete(
+            VIDEO_TRAINING_JOBS,
+            metadata["name"],
+            namespace=metadata["namespace"],
+            uid=metadata["uid"],
+            resource_version=metadata["resourceVersion"],
+        )
+        log.info("deleted the job: its time after the end is over")
+    except NotFoundError:
+        raise JobGoneError(f"job {metadata['name']} is gone") from None
+    except ConflictError:
+        await refresh(job=job, kube=kube, store=store)
+        raise StaleError(f"job {metadata['name']} has changed") from None
 
 
 async def tell(*, job: Raw, events: Iterable[Event], kube: Kube) -> None:

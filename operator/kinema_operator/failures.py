@@ -1,78 +1,170 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Failures as data: why an attempt ended, and whether another one can help."""
+"""Failures as data: one table from the class of a failure to what follows, one from what is seen to its class."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from types import MappingProxyType
 
-from kinema_api.exits import Exit
-from kinema_operator.observed import Child, PodEnd
+from kinema_api.exits import Exit, FailureClass
+
+
+@dataclass(frozen=True, slots=True)
+class Consequence:
+    """What follows a failed attempt."""
+
+    retry: bool
+    """Another attempt can help without a change by the user; it goes on from the last complete checkpoint."""
+    avoid_node: bool
+    """The node may be the cause: one on which two attempts failed is avoided."""
+    fix: str
+    """What to do about it; empty where the failure's own sentence says it."""
+
+
+CONSEQUENCES: Mapping[FailureClass, Consequence] = MappingProxyType(
+    {
+        FailureClass.INFRASTRUCTURE: Consequence(
+            retry=True, avoid_node=True, fix="if it happens again, look at the node and cordon it"
+        ),
+        FailureClass.PREEMPTED: Consequence(
+            retry=True, avoid_node=False, fix="it starts again when there is room; a higher scheduling priority helps"
+        ),
+        FailureClass.HOST_OUT_OF_MEMORY: Consequence(
+            retry=True, avoid_node=False, fix="raise resources.memory of the stage, or lower its workers"
+        ),
+        FailureClass.DEVICE_OUT_OF_MEMORY: Consequence(
+            retry=False,
+            avoid_node=False,
+            fix="lower the batch, the frames or the size, shard over more devices, or recompute activations",
+        ),
+        FailureClass.USER: Consequence(retry=False, avoid_node=False, fix=""),
+        FailureClass.DATA: Consequence(retry=False, avoid_node=False, fix=""),
+        FailureClass.NUMERICS: Consequence(
+            retry=False, avoid_node=False, fix="lower the learning rate, or warm up for longer"
+        ),
+        FailureClass.STORAGE: Consequence(
+            retry=True, avoid_node=False, fix="free space in the workspace, and see that the job may write there"
+        ),
+        FailureClass.STALLED: Consequence(
+            retry=True, avoid_node=True, fix="the stacks and the log tail of the attempt show where it hung"
+        ),
+        FailureClass.COMMUNICATION: Consequence(
+            retry=True, avoid_node=False, fix="if it happens again, look at the fabric between the nodes"
+        ),
+        FailureClass.TIMEOUT: Consequence(
+            retry=True, avoid_node=False, fix="raise timeoutSeconds of the stage if it makes progress"
+        ),
+        FailureClass.INTERNAL: Consequence(
+            retry=True, avoid_node=True, fix="the log tail of the attempt shows the error"
+        ),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why an attempt failed."""
 
+    kind: FailureClass
     reason: str
     """One CamelCase word."""
     message: str
     """One sentence for the user."""
-    retryable: bool
-    """Whether another attempt can help without a change by the user."""
     exit_code: int | None = None
+    node: str = ""
+    """The node of the pod that decided it."""
+    log_tail: str = ""
+    stacks: str | None = None
+
+    @property
+    def consequence(self) -> Consequence:
+        """What follows."""
+        return CONSEQUENCES[self.kind]
 
 
-REASONS: dict[Exit, str] = {
-    Exit.INTERNAL: "InternalError",
-    Exit.USER: "InvalidInput",
-    Exit.DATA: "DataError",
-    Exit.STORAGE: "StorageError",
-    Exit.WEIGHTS: "WeightsError",
-    Exit.NUMERICS: "LossNotFinite",
-    Exit.OUT_OF_MEMORY: "DeviceOutOfMemory",
-    Exit.COMMUNICATION: "CommunicationError",
-    Exit.STALLED: "Stalled",
-    Exit.INTERRUPTED: "Interrupted",
-}
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A class with the word that names it more closely."""
 
-_CONSEQUENCES = frozenset({Exit.COMMUNICATION, Exit.INTERRUPTED})
-"""Codes with which a member ends because another one failed first."""
-
-CHILD_DELETED = Failure("ChildDeleted", "its child object was deleted from outside", retryable=True)
-NO_RESULT = Failure("NoResult", "it ended well, but its pod left no result", retryable=True)
-
-_LATE = datetime.max.replace(tzinfo=UTC)
+    kind: FailureClass
+    reason: str
 
 
-def classify(child: Child) -> Failure:
-    """Why a finished child failed: the word of the member that failed first, of itself."""
-    failed = [end for end in child.pods if end.failed]
-    if not failed:
-        return Failure("Killed", child.message or "its pods are gone", retryable=True)
-    return _of_pod(min(failed, key=_order))
+EXITS: Mapping[Exit, Cause] = MappingProxyType(
+    {
+        Exit.INTERNAL: Cause(FailureClass.INTERNAL, "InternalError"),
+        Exit.USER: Cause(FailureClass.USER, "InvalidInput"),
+        Exit.DATA: Cause(FailureClass.DATA, "DataError"),
+        Exit.STORAGE: Cause(FailureClass.STORAGE, "StorageError"),
+        Exit.WEIGHTS: Cause(FailureClass.DATA, "WeightsError"),
+        Exit.NUMERICS: Cause(FailureClass.NUMERICS, "LossNotFinite"),
+        Exit.OUT_OF_MEMORY: Cause(FailureClass.DEVICE_OUT_OF_MEMORY, "DeviceOutOfMemory"),
+        Exit.COMMUNICATION: Cause(FailureClass.COMMUNICATION, "CommunicationError"),
+        Exit.STALLED: Cause(FailureClass.STALLED, "Stalled"),
+        Exit.HOST_OUT_OF_MEMORY: Cause(FailureClass.HOST_OUT_OF_MEMORY, "HostOutOfMemory"),
+        Exit.INTERRUPTED: Cause(FailureClass.INFRASTRUCTURE, "Interrupted"),
+    }
+)
+"""What a stage says by its exit code."""
 
+_INFRASTRUCTURE, _PREEMPTED = FailureClass.INFRASTRUCTURE, FailureClass.PREEMPTED
 
-def _order(end: PodEnd) -> tuple[bool, datetime]:
-    return (_typed(end) in _CONSEQUENCES, end.finished_at or _LATE)
+POD_REASONS: Mapping[str, Cause] = MappingProxyType(
+    {
+        "OOMKilled": Cause(FailureClass.HOST_OUT_OF_MEMORY, "HostOutOfMemory"),
+        "Evicted": Cause(_INFRASTRUCTURE, "Evicted"),
+        "TerminationByKubelet": Cause(_INFRASTRUCTURE, "Evicted"),
+        "EvictionByEvictionAPI": Cause(_INFRASTRUCTURE, "Evicted"),
+        "NodeLost": Cause(_INFRASTRUCTURE, "NodeLost"),
+        "DeletionByTaintManager": Cause(_INFRASTRUCTURE, "NodeLost"),
+        "DeletionByPodGC": Cause(_INFRASTRUCTURE, "NodeLost"),
+        "NodeShutdown": Cause(_INFRASTRUCTURE, "NodeShutdown"),
+        "Shutdown": Cause(_INFRASTRUCTURE, "NodeShutdown"),
+        "Terminated": Cause(_INFRASTRUCTURE, "NodeShutdown"),
+        "Preempting": Cause(_PREEMPTED, "Preempted"),
+        "PreemptionByScheduler": Cause(_PREEMPTED, "Preempted"),
+        "UnexpectedAdmissionError": Cause(_INFRASTRUCTURE, "NodeRefused"),
+        "NodeAffinity": Cause(_INFRASTRUCTURE, "NodeRefused"),
+        "ErrImagePull": Cause(_INFRASTRUCTURE, "ImagePull"),
+        "ImagePullBackOff": Cause(_INFRASTRUCTURE, "ImagePull"),
+        "InvalidImageName": Cause(_INFRASTRUCTURE, "ImagePull"),
+        "StartError": Cause(_INFRASTRUCTURE, "ContainerNotStarted"),
+        "ContainerCannotRun": Cause(_INFRASTRUCTURE, "ContainerNotStarted"),
+        "CreateContainerError": Cause(_INFRASTRUCTURE, "ContainerNotStarted"),
+        "CreateContainerConfigError": Cause(FailureClass.USER, "ContainerNotStarted"),
+    }
+)
+"""What Kubernetes says of a pod: its own reason, that of its disruption, or that of its container."""
 
+NODE_REFUSED = re.compile(r"^(OutOf\S+|\w*AdmissionError)$")
+"""kubelet's word for a pod that does not fit after all, for instance OutOfnvidia.com/gpu."""
+SCRATCH_FULL = re.compile(r"(local ephemeral storage|emptyDir).*(exceeds|limit)|exceeds.*(ephemeral|emptyDir)")
+NAME_CONTAINERS = frozenset({"init-pytorch"})
+"""Init containers that wait for the name of the gang's master to resolve."""
 
-def _typed(end: PodEnd) -> Exit | None:
-    """The exit code that the stage itself chose; None when it was killed or never ran."""
-    code = end.termination.code if end.termination is not None else end.exit_code
-    return Exit(code) if code in REASONS else None
+LOG_PATTERNS: tuple[tuple[re.Pattern[str], Cause], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), cause)
+    for pattern, cause in (
+        (
+            r"(CUDA|NPU|HIP|XPU) out of memory|torch\.(cuda\.)?OutOfMemoryError|CUDA_ERROR_OUT_OF_MEMORY",
+            EXITS[Exit.OUT_OF_MEMORY],
+        ),
+        (
+            r"can(no|')t allocate memory|std::bad_alloc|(?m:^MemoryError)|DataLoader worker .* Killed",
+            EXITS[Exit.HOST_OUT_OF_MEMORY],
+        ),
+        (r"No space left on device|Disk quota exceeded|Read-only file system", EXITS[Exit.STORAGE]),
+        (r"Temporary failure in name resolution|Name or service not known", Cause(_INFRASTRUCTURE, "NameNotResolved")),
+        (
+            r"nccl\w*Error|NCCL error|HCCL\w* (error|fail)|Connection (reset|closed) by peer|DistNetworkError"
+            r"|DistBackendError|Broken pipe",
+            EXITS[Exit.COMMUNICATION],
+        ),
+    )
+)
+"""What the end of a log tells of a process that could not name its failure itself; the first that fits counts."""
 
-
-def _of_pod(end: PodEnd) -> Failure:
-    where = f"pod {end.name}" + (f" on node {end.node}" if end.node else "")
-    code = _typed(end)
-    if code is not None:
-        said = end.termination.message if end.termination is not None else ""
-        return Failure(REASONS[code], said or f"{where} exited with {int(code)}", code.retryable, int(code))
-    if end.reason == "OOMKilled":
-        message = f"{where} used more memory than its limit; raise the stage's resources.memory"
-        return Failure("HostOutOfMemory", message, retryable=True, exit_code=end.exit_code)
-    if end.exit_code is not None:
-        said = f": {end.message}" if end.message else ""
-        return Failure("Killed", f"{where} was killed, exit code {end.exit_code}{said}", True, end.exit_code)
-    return Failure(end.reason or "PodFailed", f"{where}: {end.message or 'it never ran'}", retryable=True)
+CHILD_DELETED = Failure(_INFRASTRUCTURE, "ChildDeleted", "its child object was deleted from outside")
+NO_RESULT = Failure(FailureClass.INTERNAL, "NoResult", "it ended well, but its pod left no result")

@@ -10,13 +10,18 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from kinema_api.names import LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE, Stage
+from kinema_api.names import CONTAINER, LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE, Stage
+from kinema_api.plan import stage_settings
 from kinema_api.pool import PoolSpec
+from kinema_api.settings import Stages
+from kinema_api.status import AttemptState, JobStatus
 from kinema_kube import Kube, Resource
-from kinema_kube.errors import ForbiddenError, NotFoundError
+from kinema_kube.errors import BadRequestError, ForbiddenError, NotFoundError
 from kinema_kube.resources import EVENTS, JOBS, PODS, PYTORCH_JOBS
 from kinema_operator.observed import Child, ChildKind, Observed, Raw
-from kinema_operator.pods import condition, end_of, time_of, waiting_of
+from kinema_operator.pods import condition, end_of, log_time, silent, time_of, waiting_of
+from kinema_operator.stall import limit_of, moved_at, progress_of
+from kinema_operator.status import read_progress, read_status
 from kinema_operator.store import Store, owner_uid, slim
 
 log = logging.getLogger(__name__)
@@ -24,8 +29,13 @@ log = logging.getLogger(__name__)
 RESOURCE_OF: Mapping[ChildKind, Resource] = {ChildKind.JOB: JOBS, ChildKind.PYTORCH_JOB: PYTORCH_JOBS}
 KIND_OF: Mapping[Resource, ChildKind] = {resource: kind for kind, resource in RESOURCE_OF.items()}
 
+_SUCCESS: Mapping[Resource, str] = {JOBS: "Complete", PYTORCH_JOBS: "Succeeded"}
+"""The condition by which a kind says that it has ended well."""
+
 PATIENCE = 20.0
 """Seconds that a child may be without a running pod before somebody asks why."""
+UNHEARD = 60.0
+"""Seconds after which a PyTorchJob without any status has nobody who looks at it."""
 LOOK_AGAIN = (15.0, 120.0)
 """Seconds between two questions: a quarter of the child's age, within these bounds."""
 
@@ -53,7 +63,8 @@ async def observe(*, job: Raw, store: Store, kube: Kube, foreign: Collection[str
     """
     raw = store.children(job["metadata"]["uid"])
     raw += await _missing(job, {item["metadata"]["name"] for _, item in raw}, store, kube)
-    recorded = _recorded(job)
+    status = read_status(job)
+    recorded = _recorded(status)
     children: list[Child] = []
     again: list[float] = []
     for resource, item in raw:
@@ -63,16 +74,18 @@ async def observe(*, job: Raw, store: Store, kube: Kube, foreign: Collection[str
         if child.finished:
             if (child.stage, child.attempt) not in recorded:
                 child = replace(child, pods=tuple(end_of(pod) for pod in await _pods(kube, item, child)))
-        elif not child.deleting and not runs(resource, item):
+        elif child.running:
+            child = replace(child, last_log=await _last_log(kube, job, status, item, child, now))
+        elif not child.deleting:
             age = (now - child.created_at).total_seconds()
             if age >= PATIENCE:
-                child = replace(child, waiting=await _waiting(kube, item, child))
+                child = replace(child, waiting=await _waiting(kube, resource, item, child, age))
             again.append(PATIENCE - age if age < PATIENCE else min(max(age / 4, LOOK_AGAIN[0]), LOOK_AGAIN[1]))
         children.append(child)
     observed = Observed(
         children=tuple(children),
         foreign=frozenset(foreign),
-        stray_pods=await _stray(job, kube),
+        stray_pods=await _stray(job, status, kube),
         pools=pools_of(store),
     )
     return View(observed=observed, look_again=min(again, default=None))
@@ -90,8 +103,7 @@ def child_of(resource: Resource, item: Raw) -> Child | None:
             resource.kind, metadata.get("namespace"), metadata["name"], LABEL_STAGE, LABEL_ATTEMPT,
         )  # fmt: skip
         return None
-    succeeded = condition(item, "Complete" if resource is JOBS else "Succeeded")
-    failed = condition(item, "Failed")
+    succeeded, failed = condition(item, _SUCCESS[resource]), condition(item, "Failed")
     return Child(
         kind=KIND_OF[resource],
         name=metadata["name"],
@@ -103,7 +115,20 @@ def child_of(resource: Resource, item: Raw) -> Child | None:
         succeeded=bool(succeeded) and not failed,
         deleting=bool(metadata.get("deletionTimestamp")),
         message=str((failed or succeeded).get("message") or ""),
+        running=runs(resource, item),
+        queued=_suspended(item),
     )
+
+
+def finished(resource: Resource, item: Raw) -> bool:
+    """Whether a child has ended."""
+    return bool(condition(item, _SUCCESS[resource]) or condition(item, "Failed"))
+
+
+def _suspended(item: Raw) -> bool:
+    """Whether a queue holds a child back."""
+    spec: Raw = item.get("spec") or {}
+    return bool(spec.get("suspend") or (spec.get("runPolicy") or {}).get("suspend"))
 
 
 def runs(resource: Resource, item: Raw) -> bool:
@@ -137,9 +162,14 @@ def _attempts(job: Raw) -> Iterator[tuple[Stage, Raw]]:
             yield Stage(stage["name"]), attempt
 
 
-def _recorded(job: Raw) -> set[tuple[Stage, int]]:
+def _recorded(status: JobStatus) -> set[tuple[Stage, int]]:
     """Attempts whose end is in the status."""
-    return {(stage, attempt["number"]) for stage, attempt in _attempts(job) if attempt.get("state") != "Running"}
+    return {
+        (stage.name, attempt.number)
+        for stage in status.stages
+        for attempt in stage.attempts
+        if attempt.state is not AttemptState.RUNNING
+    }
 
 
 async def _missing(job: Raw, present: set[str], store: Store, kube: Kube) -> list[tuple[Resource, Raw]]:
@@ -156,15 +186,48 @@ async def _missing(job: Raw, present: set[str], store: Store, kube: Kube) -> lis
     return found
 
 
-async def _stray(job: Raw, kube: Kube) -> bool:
-    """Whether pods of a stage still run whose last attempt is over and that would be tried again."""
-    for stage in (job.get("status") or {}).get("stages") or ():
-        attempts = stage.get("attempts") or ()
-        if stage.get("state") == "Running" and attempts and attempts[-1].get("state") == "Failed":
-            labels = {LABEL_JOB_UID: job["metadata"]["uid"], LABEL_STAGE: stage["name"]}
-            pods = await kube.list(PODS, namespace=job["metadata"]["namespace"], labels=labels)
-            return any(end_of(pod).live for pod in pods)
-    return False
+async def _stray(job: Raw, status: JobStatus, kube: Kube) -> bool:
+    """Whether pods of an attempt that is over still run, in the stage that would be tried again."""
+    current = next((stage for stage in status.stages if not stage.state.done), None)
+    if current is None or status.phase.terminal or not current.attempts:
+        return False
+    last = current.attempts[-1]
+    if last.state not in (AttemptState.FAILED, AttemptState.STOPPED):
+        return False
+    labels = {LABEL_JOB_UID: job["metadata"]["uid"], LABEL_STAGE: current.name.value}
+    pods = await kube.list(PODS, namespace=job["metadata"]["namespace"], labels=labels)
+    # A newer attempt than the last known one was made, but the status could not be written: it is no stray.
+    return any(end_of(pod).live and _number(pod) <= last.number for pod in pods)
+
+
+def _number(pod: Raw) -> int:
+    label = str((pod["metadata"].get("labels") or {}).get(LABEL_ATTEMPT, ""))
+    return int(label) if label.isdecimal() else 0
+
+
+async def _last_log(kube: Kube, job: Raw, status: JobStatus, item: Raw, child: Child, now: datetime) -> datetime | None:
+    """The newest log line of a child's pods; None when it need not be known yet, or may not be."""
+    stage = next((stage for stage in status.stages if stage.name is child.stage), None)
+    attempt = next((a for a in stage.attempts if a.number == child.attempt), None) if stage is not None else None
+    if attempt is None or status.resolved is None:
+        return None
+    progress = progress_of(attempt, child.stage, read_progress(job))
+    pushed = moved_at(attempt, progress)
+    limit = limit_of(stage_settings(Stages.stored(status.resolved.stages), child.stage), progress)
+    if pushed is None or (now - pushed).total_seconds() < limit:
+        return None
+    newest: list[datetime] = []
+    for pod in await _pods(kube, item, child):
+        metadata = pod["metadata"]
+        try:
+            text = await kube.log(metadata["name"], namespace=metadata["namespace"], container=CONTAINER)
+        except (BadRequestError, ForbiddenError, NotFoundError) as error:
+            log.warning("pod %s: its log cannot be read, so that a stall cannot be told: %s", metadata["name"], error)
+            return None
+        written = log_time(text)
+        if written is not None:
+            newest.append(written)
+    return max(newest, default=None)
 
 
 async def _pods(kube: Kube, item: Raw, child: Child) -> list[Raw]:
@@ -182,20 +245,31 @@ async def _pods(kube: Kube, item: Raw, child: Child) -> list[Raw]:
     )
 
 
-async def _waiting(kube: Kube, item: Raw, child: Child) -> str:
+async def _waiting(kube: Kube, resource: Resource, item: Raw, child: Child, age: float) -> str:
     """Why not all pods of a child run."""
+    if child.queued:
+        return f"Queued: {child.kind.value} {child.name} is suspended until its queue admits it"
     pods = await _pods(kube, item, child)
     said = waiting_of(pods)
-    if said:
+    quiet = silent(pods)
+    if said and quiet is None:
         return said
-    # Pods are missing: whoever makes them says why in an Event of the child (quota, Pod Security, a webhook).
-    nothing = "" if pods else "no pod yet"
+    # Pods are missing, or only say that they start: Events say why (quota, Pod Security, a webhook, volumes).
+    told = await _warning(kube, item, child.uid if quiet is None else quiet["metadata"].get("uid", ""))
+    if told:
+        return told if quiet is None else f"{quiet['metadata']['name']}: {told}"
+    if resource is PYTORCH_JOBS and age >= UNHEARD and not pods and not (item.get("status") or {}).get("conditions"):
+        return f"NoStatus: nobody has looked at PyTorchJob {child.name}"
+    return said or ("" if pods else "no pod yet")
+
+
+async def _warning(kube: Kube, item: Raw, uid: str) -> str:
+    """The newest warning about an object; empty when there is none or it may not be read."""
+    selector = f"involvedObject.uid={uid},type=Warning"
     try:
-        events = await kube.list(
-            EVENTS, namespace=item["metadata"]["namespace"], fields=f"involvedObject.uid={child.uid},type=Warning"
-        )
+        events = await kube.list(EVENTS, namespace=item["metadata"]["namespace"], fields=selector)
     except (ForbiddenError, NotFoundError):
-        return nothing
+        return ""
     events.sort(key=lambda event: str(event.get("lastTimestamp") or event["metadata"].get("creationTimestamp") or ""))
     last = events[-1] if events else {}
-    return " ".join(f"{last.get('reason', '')}: {last.get('message', '')}".split())[:512] if last else nothing
+    return " ".join(f"{last.get('reason', '')}: {last.get('message', '')}".split())[:512] if last else ""

@@ -42,6 +42,12 @@ class PodEnd:
     finished_at: datetime | None
     termination: Termination | None
     """What the container left in its termination log; None when it left nothing readable."""
+    started_at: datetime | None = None
+    """When the stage's container started."""
+    init: str = ""
+    """The init container that failed."""
+    log_tail: str = ""
+    """The last lines of the container's log, when it failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,12 @@ class Child:
     deleting: bool
     message: str = ""
     """What the child's own controller says of its end."""
+    running: bool = False
+    """All pods that it needs run."""
+    queued: bool = False
+    """A queue holds it back: it is suspended, and has no pods."""
+    last_log: datetime | None = None
+    """The newest log line of its pods; looked for only when its pushed progress is old. None: unknown."""
     pods: tuple[PodEnd, ...] = ()
     """Listed only when the child has ended and its end is not in the status yet."""
     waiting: str = ""
@@ -76,7 +88,7 @@ class Observed:
     refused: Mapping[str, str] = field(default_factory=dict)
     """Names of children that the API server refused when they were last tried, and why."""
     stray_pods: bool = False
-    """Pods of an attempt still run although their child is gone."""
+    """Pods of an attempt that is over still run."""
     pools: Mapping[str, PoolSpec] = field(default_factory=dict)
     """Every pool of the cluster."""
 
@@ -121,14 +133,18 @@ class Deletion:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do about one job, in this order: create, write the status, delete."""
+    """What to do about one job, in this order: create, write the status, delete, the job last."""
 
     create: tuple[Raw, ...] = ()
     """Children that must exist. One that exists already under this owner is as it should be."""
     status: Raw | None = None
     """The whole status but `progress`; None when it already says so."""
+    progress: Raw | None = None
+    """The progress of a stage that begins, written with the status; None leaves it to the server."""
     delete: tuple[Deletion, ...] = ()
     """Children that must go."""
+    delete_job: bool = False
+    """The job itself must go, if it is still exactly the one that was decided about."""
     events: tuple[Event, ...] = ()
     """What to tell, once the status is written."""
     requeue_after: float | None = None

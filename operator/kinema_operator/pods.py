@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -16,14 +17,28 @@ from kinema_operator.observed import PodEnd, Raw
 
 SENTENCE_LIMIT = 512
 
+_NANOSECONDS = re.compile(r"(\.\d{6})\d+")
+"""Python knows microseconds."""
 _ENDED = frozenset({"Succeeded", "Failed"})
 _STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 """What kubelet calls the normal way to a start."""
+_NO_WORD = 2
+"""Rank of a pod that only says that it starts."""
 
 
 def time_of(text: Any) -> datetime | None:
     """A time of the API; None when there is none."""
     return datetime.fromisoformat(text) if isinstance(text, str) and text else None
+
+
+def log_time(text: str) -> datetime | None:
+    """When the last line of a log with times was written; None when there is no such line."""
+    stamp = text.strip().rpartition("\n")[2].partition(" ")[0]
+    try:
+        found = datetime.fromisoformat(_NANOSECONDS.sub(r"\1", stamp))
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
 
 
 def condition(item: Raw, kind: str) -> Mapping[str, Any]:
@@ -40,6 +55,9 @@ def end_of(pod: Raw) -> PodEnd:
     ended = _terminated(status.get("containerStatuses"), CONTAINER)
     disruption = condition(pod, "DisruptionTarget")
     code = ended.get("exitCode")
+    said = ended.get("message") or ""
+    termination = termination_of(said)
+    init = _failed_init(status)
     return PodEnd(
         name=pod["metadata"]["name"],
         node=(pod.get("spec") or {}).get("nodeName") or "",
@@ -47,10 +65,14 @@ def end_of(pod: Raw) -> PodEnd:
         failed=status.get("phase") == "Failed" or bool(code),
         exit_code=code if isinstance(code, int) else None,
         # The pod's own word comes first: of an evicted pod the container only says that it was killed.
-        reason=status.get("reason") or disruption.get("reason") or ended.get("reason") or "",
-        message=_one_line(status.get("message") or disruption.get("message") or _init_failure(status)),
+        reason=status.get("reason") or disruption.get("reason") or ended.get("reason") or _waiting_reason(status),
+        message=_one_line(status.get("message") or disruption.get("message") or _init_sentence(init)),
         finished_at=time_of(ended.get("finishedAt")),
-        termination=termination_of(ended.get("message") or ""),
+        termination=termination,
+        started_at=_started(status, CONTAINER),
+        init=init.get("name") or "",
+        # With FallbackToLogsOnError kubelet puts the end of the log there when the process left no message.
+        log_tail=said if termination is None and code else "",
     )
 
 
@@ -88,6 +110,11 @@ def waiting_of(pods: Iterable[Raw]) -> str:
     return f"{name}: {sentence}{more}"
 
 
+def silent(pods: Iterable[Raw]) -> Raw | None:
+    """A pod that does not run and whose status does not say why; None when each says."""
+    return next((pod for pod in pods if not running(pod) and _reason(pod)[0] >= _NO_WORD), None)
+
+
 def _reason(pod: Raw) -> tuple[int, str, str]:
     """Rank (0 is the worst), pod, sentence."""
     name = pod["metadata"]["name"]
@@ -102,8 +129,8 @@ def _reason(pod: Raw) -> tuple[int, str, str]:
             return 1, name, _sentence(state)
     for state in states:
         if state.get("reason"):
-            return 2, name, _sentence(state)
-    return 3, name, "not started yet"
+            return _NO_WORD, name, _sentence(state)
+    return _NO_WORD + 1, name, "not started yet"
 
 
 def _sentence(entry: Mapping[str, Any]) -> str:
@@ -118,13 +145,36 @@ def _terminated(statuses: Any, container: str) -> Mapping[str, Any]:
     return {}
 
 
-def _init_failure(status: Raw) -> str:
+def _started(status: Raw, container: str) -> datetime | None:
+    for entry in status.get("containerStatuses") or ():
+        if entry.get("name") == container:
+            state: Raw = entry.get("state") or {}
+            return time_of((state.get("terminated") or state.get("running") or {}).get("startedAt"))
+    return None
+
+
+def _waiting_reason(status: Raw) -> str:
+    for entry in status.get("containerStatuses") or ():
+        reason = ((entry.get("state") or {}).get("waiting") or {}).get("reason")
+        if entry.get("name") == CONTAINER and reason and reason not in _STARTING:
+            return str(reason)
+    return ""
+
+
+def _failed_init(status: Raw) -> Mapping[str, Any]:
+    """The init container that failed, with its end; empty when none did."""
     for entry in status.get("initContainerStatuses") or ():
         ended = (entry.get("state") or {}).get("terminated") or {}
         if ended.get("exitCode"):
-            said = f": {ended['message']}" if ended.get("message") else ""
-            return f"init container {entry.get('name')} ended with code {ended['exitCode']}{said}"
-    return ""
+            return {"name": entry.get("name"), **ended}
+    return {}
+
+
+def _init_sentence(ended: Mapping[str, Any]) -> str:
+    if not ended:
+        return ""
+    said = f": {ended['message']}" if ended.get("message") else ""
+    return f"init container {ended['name']} ended with code {ended['exitCode']}{said}"
 
 
 def _one_line(text: str) -> str:

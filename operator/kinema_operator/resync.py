@@ -7,13 +7,14 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from kinema_api.names import LABEL_JOB_UID
 from kinema_api.status import Phase
 from kinema_kube import Kube, Resource
 from kinema_kube.errors import ForbiddenError, GoneError, KubeError, NotFoundError
 from kinema_operator.metrics import Metrics
+from kinema_operator.observe import finished
 from kinema_operator.observed import Raw
 from kinema_operator.queue import Queue
 from kinema_operator.store import CHILDREN, WATCHED, Store, slim
@@ -84,7 +85,7 @@ class Resync:
         self._last = time.monotonic()
         self._tell(refused)
         for job in self._store.jobs():
-            if not _ended(job):
+            if not at_rest(job, self._store.children(job["metadata"]["uid"])):
                 self._queue.add(job["metadata"]["uid"])
         return tuple(served)
 
@@ -153,6 +154,14 @@ class Resync:
                 return items, int(page.resource_version or 0)
 
 
-def _ended(job: Raw) -> bool:
-    phase = (job.get("status") or {}).get("phase")
-    return phase in {state.value for state in Phase if state.terminal}
+def at_rest(job: Raw, children: Iterable[tuple[Resource, Raw]]) -> bool:
+    """Whether a job has ended and nothing is left to do about it: nothing runs, no time, cleanup or edit waits."""
+    status: Raw = job.get("status") or {}
+    policy: Raw = (job.get("spec") or {}).get("policy") or {}
+    return (
+        status.get("phase") in {state.value for state in Phase if state.terminal}
+        and status.get("observedGeneration") == job["metadata"].get("generation")
+        and policy.get("ttlSecondsAfterFinished") is None
+        and policy.get("cleanup") in (None, "none")
+        and all(finished(resource, child) for resource, child in children)
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from kinema_api.status import Condition, ConditionStatus, JobStatus, Phase
+from pydantic import ValidationError
+
+from kinema_api.status import JobStatus, Progress
 from kinema_operator.observed import Raw
 
 MESSAGE_LIMIT = 1024
@@ -15,6 +17,14 @@ def read_status(job: Raw) -> JobStatus:
     """The job's status but for `progress`, which is the server's; a fresh one when it has none yet."""
     status = {name: value for name, value in (job.get("status") or {}).items() if name != "progress"}
     return JobStatus.stored(status)
+
+
+def read_progress(job: Raw) -> Progress | None:
+    """What the running stage said last, as the server wrote it; None when there is nothing that can be read."""
+    try:
+        return Progress.stored((job.get("status") or {})["progress"])
+    except (KeyError, ValidationError):
+        return None
 
 
 def write_status(status: JobStatus) -> Raw:
@@ -43,30 +53,6 @@ def parse_time(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
-def with_conditions(status: JobStatus, *, reason: str, message: str, accepted: bool, now: datetime) -> JobStatus:
-    """The status with all four conditions following from its phase."""
-    truths = {
-        "Accepted": accepted,
-        "Running": status.phase is Phase.RUNNING,
-        "Succeeded": status.phase is Phase.SUCCEEDED,
-        "Failed": status.phase is Phase.FAILED,
-    }
-    conditions = [
-        _condition(status, kind, holds, reason=reason, message=message, now=now) for kind, holds in truths.items()
-    ]
-    return status.model_copy(update={"conditions": conditions})
-
-
-def _condition(status: JobStatus, kind: str, holds: bool, *, reason: str, message: str, now: datetime) -> Condition:
-    """The condition, keeping its transition time while its status stays."""
-    truth = ConditionStatus.TRUE if holds else ConditionStatus.FALSE
-    before = status.condition(kind)
-    unchanged = before is not None and before.status is truth
-    return Condition(
-        type=kind,
-        status=truth,
-        reason=reason,
-        message=shorten(message),
-        last_transition_time=before.last_transition_time if before is not None and unchanged else timestamp(now),
-        observed_generation=status.observed_generation,
-    )
+def write_progress(progress: Progress) -> Raw:
+    """The progress of a stage that begins: nothing has been sent, so that there is no time of it."""
+    return {name: value for name, value in progress.wire().items() if name != "updatedAt"}

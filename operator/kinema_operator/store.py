@@ -126,6 +126,7 @@ def _size(spec: Raw) -> Raw:
     replicas: dict[str, Any] = spec.get("pytorchReplicaSpecs") or {}
     return {
         **{key: spec[key] for key in ("parallelism", "completions", "suspend") if key in spec},
+        **({"runPolicy": {"suspend": True}} if (spec.get("runPolicy") or {}).get("suspend") else {}),
         **(
             {"pytorchReplicaSpecs": {role: {"replicas": item.get("replicas", 1)} for role, item in replicas.items()}}
             if replicas

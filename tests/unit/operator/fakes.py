@@ -6,11 +6,13 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 from kinema_api.names import LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE
 from kinema_kube import Kube, Page, Resource
 from kinema_kube.errors import AlreadyExistsError, ConflictError, KubeError, NotFoundError
+from kinema_kube.resources import PODS
 
 Raw = dict[str, Any]
 
@@ -23,6 +25,8 @@ class FakeKube:
         self.calls: list[tuple[str, str, str]] = []
         self.trouble: dict[tuple[str, str], list[KubeError]] = {}
         """Errors to raise, by verb and plural, one a call."""
+        self.logs: dict[str, str] = {}
+        """What the container of each pod wrote."""
         self.before_page: Callable[[Resource, str], None] = lambda resource, token: None
         self.page_size = 0
         self._versions = itertools.count(100)
@@ -115,6 +119,7 @@ class FakeKube:
         namespace: str | None = None,
         propagation: str = "Background",
         uid: str | None = None,
+        resource_version: str | None = None,
     ) -> None:
         self._call("delete", resource, name)
         key = self._key(resource, namespace, name)
@@ -122,7 +127,13 @@ class FakeKube:
             raise NotFoundError(f"{resource.plural} {name!r} not found", status=404)
         if uid not in (None, self.objects[key]["metadata"]["uid"]):
             raise ConflictError("the UID in the precondition does not match", status=409)
+        if resource_version not in (None, self.objects[key]["metadata"]["resourceVersion"]):
+            raise ConflictError("the ResourceVersion in the precondition does not match", status=409)
         del self.objects[key]
+
+    async def log(self, pod: str, *, namespace: str, container: str, lines: int = 1) -> str:
+        self._call("get", replace(PODS, plural="pods/log"), pod)
+        return self.logs.get(pod, "")
 
     def _select(self, resource: Resource, namespace: str | None, labels: Any) -> Any:
         wanted = labels if isinstance(labels, dict) else {}

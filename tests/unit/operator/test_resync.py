@@ -63,9 +63,32 @@ def test_the_store_holds_everything_and_every_job_is_looked_at() -> None:
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
 def test_jobs_that_have_ended_are_left_in_peace(phase: str) -> None:
     setup = Setup()
-    setup.fake.put(VIDEO_TRAINING_JOBS, job(status={"phase": phase}))
+    setup.fake.put(VIDEO_TRAINING_JOBS, job(status={"phase": phase, "observedGeneration": 1}))
+    setup.fake.put(JOBS, child(status={"conditions": [{"type": "Complete", "status": "True"}]}))
     setup.once()
     assert len(setup.queue) == 0
+
+
+LEFT_TO_DO: dict[str, dict[str, Any]] = {
+    "an edit": {"generation": 2},
+    "a time to live": {"policy": {"ttlSecondsAfterFinished": 60}},
+    "a cleanup": {"policy": {"cleanup": "all"}},
+    "a child that runs": {"child": {"active": 1}},
+}
+
+
+@pytest.mark.parametrize("left", LEFT_TO_DO.values(), ids=LEFT_TO_DO.keys())
+def test_jobs_that_have_ended_are_looked_at_while_something_is_left_to_do(left: dict[str, Any]) -> None:
+    """The operator may have been away when the job was edited, or when its child had to be deleted."""
+    setup = Setup()
+    ended = job(status={"phase": "Failed", "observedGeneration": 1})
+    ended["metadata"]["generation"] = left.get("generation", 1)
+    ended["spec"]["policy"] = left.get("policy", {})
+    setup.fake.put(VIDEO_TRAINING_JOBS, ended)
+    if "child" in left:
+        setup.fake.put(JOBS, child(status=left["child"]))
+    setup.once()
+    assert len(setup.queue) == 1
 
 
 def test_ghosts_go() -> None:
