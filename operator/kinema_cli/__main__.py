@@ -13,10 +13,13 @@ import typer
 from rich.console import Console
 
 from kinema_api.exits import Exit
+from kinema_api.garbage import GarbageConfig, GarbageResult
+from kinema_api.inputs import Storage
 from kinema_api.names import Stage
 from kinema_api.pool import Accelerator
 from kinema_cli import course as courses
 from kinema_cli import describe, jobfile, machine, places, records
+from kinema_cli import gc as collection
 from kinema_cli.errors import CommandError
 from kinema_cli.local import Outcome, Runner, Stops
 from kinema_cli.screen import Live, Plain
@@ -75,6 +78,56 @@ def run(
             screen.close()
     _say_end(course, outcome, stopped=stops.count > 0)
     raise typer.Exit(outcome.code)
+
+
+@app.command()
+def gc(
+    storage: Annotated[str, typer.Option(help="The workspace: pvc://CLAIM/PATH, or file:///folder with --local.")],
+    local: Annotated[bool, typer.Option("--local", help="A folder here; local jobs protect theirs.")] = False,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Where the claim lies.")] = "default",
+    min_age: Annotated[float, typer.Option(min=0, help="Hours since the last write under which a folder stays.")] = 24,
+    runs: Annotated[bool, typer.Option("--runs", help="Free private folders of jobs that are gone, too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    image: Annotated[str | None, typer.Option(help="The light stage image; a job's own when left out.")] = None,
+    state: Annotated[Path | None, typer.Option(help="State of local jobs (~/.local/state/kinema).")] = None,
+    python: Annotated[str, typer.Option(help="The interpreter that has Kinema's stages.")] = sys.executable,
+) -> None:
+    """Free artifacts that no job refers to."""
+    config = GarbageConfig(storage=_storage(storage, local=local), runs=runs, min_age_seconds=round(min_age * 3600))
+    if local:
+        _need_stages(python)
+
+    def collect(*, for_show: bool) -> GarbageResult:
+        chosen = config.model_copy(update={"dry_run": for_show})
+        if local:
+            known = records.records(state or records.root(os.environ))
+            keep = collection.keep_local(known, chosen.storage)
+            return collection.run_here(chosen.model_copy(update={"keep": keep}), python=python)
+        # The Kubernetes client takes a second to import; a laptop needs none.
+        from kinema_cli import gc_cluster
+
+        return gc_cluster.run_there(chosen, namespace=namespace, image=image)
+
+    if dry_run or not yes:
+        listed = collect(for_show=True)
+        typer.echo(collection.table(listed))
+        if dry_run or not listed.removed:
+            return
+        if local:
+            typer.echo("Only jobs that ran on this machine were asked.")
+        typer.confirm("Delete these folders?", abort=True)
+    typer.echo(collection.table(collect(for_show=False)))
+
+
+def _storage(uri: str, *, local: bool) -> Storage:
+    wanted = "file:///folder" if local else "pvc://CLAIM/PATH"
+    if not uri.startswith(wanted[:7] if local else "pvc://"):
+        raise CommandError(f"--storage {uri}: write {wanted}; this version collects workspaces on volumes only")
+    try:
+        return Storage(uri=uri)
+    except ValueError:
+        raise CommandError(f"--storage {uri}: write {wanted}") from None
 
 
 def _need_stages(python: str) -> None:

@@ -118,7 +118,7 @@ class Runner:
             base=os.environ,
             termination=termination,
             secrets=self.folder.secrets(self.secrets),
-            scratch=self._scratch(),
+            scratch=self.scratch,
         )
         self.screen.started(stage, "runs" if not again else f"runs again, after {again} failures")
         process = StageProcess.start(
@@ -169,8 +169,3 @@ class Runner:
         while not self.stops.count and time.monotonic() < due:
             time.sleep(POLL_SECONDS)
         return not self.stops.count
-
-    def _scratch(self) -> Path:
-        place = self.scratch or self.folder.path / "scratch"
-        place.mkdir(parents=True, exist_ok=True)
-        return place

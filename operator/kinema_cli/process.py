@@ -27,7 +27,7 @@ from kinema_cli.course import Course
 ENV_TERMINATION = "KINEMA_TERMINATION_LOG"
 """Where a stage writes its termination message outside a container."""
 ENV_METRICS_PORT = "KINEMA_METRICS_PORT"
-_KEPT = frozenset({"HOME", "NVIDIA_VISIBLE_DEVICES", "ASCEND_VISIBLE_DEVICES"})
+_KEPT = frozenset({"HOME", ENV_SCRATCH, "NVIDIA_VISIBLE_DEVICES", "ASCEND_VISIBLE_DEVICES"})
 _TAIL = 15
 
 
@@ -70,7 +70,7 @@ def command(python: str, stage: Stage, config: Path | str) -> list[str]:
 
 
 def environment(
-    course: Course, stage: Stage, *, base: Mapping[str, str], termination: Path, secrets: Path, scratch: Path
+    course: Course, stage: Stage, *, base: Mapping[str, str], termination: Path, secrets: Path, scratch: Path | None
 ) -> dict[str, str]:
     """The environment of a stage: the user's own without what would place it in a gang, and what a pod has."""
     own = {name: value for name, value in base.items() if name in _KEPT or not RESERVED_ENV.fullmatch(name)}
@@ -82,7 +82,7 @@ def environment(
         ENV_METRICS_PORT: "0",
         ENV_TERMINATION: str(termination),
         ENV_SECRETS: str(secrets),
-        ENV_SCRATCH: str(scratch),
+        **({ENV_SCRATCH: str(scratch)} if scratch is not None else {}),
     }
 
 

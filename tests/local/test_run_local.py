@@ -45,25 +45,25 @@ def test_the_whole_pipeline_and_again(laptop: Laptop) -> None:
 
 
 def test_ctrl_c_in_training_saves_and_the_next_run_reaches_the_exact_last_step(laptop: Laptop) -> None:
-    job = laptop.job("stopped", train={"steps": 200, "batchPerDevice": 1, "checkpoint": {"everySteps": 10}})
+    last = 60
+    train = {"steps": last, "batchPerDevice": 1, "checkpoint": {"everySteps": 20}}
+    job = laptop.job("stopped", train=train, sample={"enabled": False})
     process = laptop.start(job)
-    seen = laptop.read_until(process, "train: 5 %")
+    seen = laptop.read_until(process, ", loss ")
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == Exit.INTERRUPTED, seen + out
     assert "train: told to save and stop" in out
     assert "stopped in train; the same command goes on from there" in out
-    before = laptop.steps("stopped")
-    assert 10 <= before[-1] < 200
+    saved = laptop.steps("stopped")[-1]
+    assert 1 <= saved < last
 
-    job = laptop.job(
-        "stopped",
-        train={"steps": 200, "batchPerDevice": 1, "checkpoint": {"everySteps": 10}},
-        sample={"enabled": False},
-    )
     code, out = laptop.run(job)
     assert code == 0, out
-    assert laptop.steps("stopped") == list(range(1, 201)), "no step is lost and none is taken twice"
+    assert f"train: 100 %, {last}/{last}, loss" in out
+    (log,) = (laptop.root / "state").glob("*/train-2.log")
+    assert f"going on from step {saved}" in log.read_text()
+    assert laptop.steps("stopped") == list(range(1, last + 1)), "no step is lost and none is taken twice"
 
 
 def test_a_job_that_runs_is_not_started_twice(laptop: Laptop) -> None:
