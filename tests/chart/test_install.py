@@ -35,8 +35,12 @@ def test_install_upgrade_uninstall(prepared: ControlPlane, helm: Helm) -> None:
         found: dict[str, object] = json.loads(prepared.kubectl("get", "tpool", name, "-o", "json"))
         return found
 
+    # Without nodes nothing gets ready, so `--wait`, by which Helm also waits for the CRDs, cannot be used: install the
+    # CRDs with a release that has no pools, and wait for them.
     cpu = pool_spec("cpu")
-    release("install", "kinema", str(CHART), values={"pools": {"cpu": cpu}})
+    release("install", "kinema", str(CHART))
+    prepared.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "trainingpools.kinema.dev")
+    release("upgrade", "kinema", str(CHART), values={"pools": {"cpu": cpu}})
     assert pool("cpu")["spec"] == cpu
 
     changed = {**cpu, "description": "changed"}
