@@ -218,8 +218,9 @@ def wait_or_claim(
     done: Callable[[], bool],
     interrupted: threading.Event,
     ttl: float = TTL,
+    moved: Callable[[], None] = lambda: None,
 ) -> Claim | None:
-    """Take a unit of work, or wait until another one has done it.
+    """Take a unit of work, or wait until another one has done it; `moved` is called as long as it waits.
 
     Returns:
         The claim; None when `done()` became true.
@@ -238,6 +239,7 @@ def wait_or_claim(
         if not told:
             logger.info("another worker is at %s: waiting for its result", path)
             told = True
+        moved()
         if interrupted.wait(min(2.0, ttl / _BEATS_PER_TTL)):
             raise StageError(Exit.INTERRUPTED, f"interrupted while waiting for another worker's {path}")
     return None

@@ -59,7 +59,7 @@ def execute(*, stage: Stage, config: Path, interrupted: threading.Event) -> Term
         if not isinstance(error, StageError):
             traceback.print_exc()
             logs.TAIL.add(traceback.format_exc())
-        end = termination.failure(error, workspace=context.workspace.local("") if context else None, stage=stage)
+        end = termination.failure(error, workspace=context.workspace.folder if context else None, stage=stage)
     finally:
         if watchdog is not None:
             watchdog.stop()

@@ -48,7 +48,12 @@ def run(context: Context) -> Termination:
         return artifact.published(context.workspace, context.folder) is not None
 
     claim = wait_or_claim(
-        context.workspace, context.claim, holder=context.holder, done=done, interrupted=context.interrupted
+        context.workspace,
+        context.claim,
+        holder=context.holder,
+        done=done,
+        interrupted=context.interrupted,
+        moved=context.progress.moved,
     )
     if claim is None:
         end = artifact.existing(context.workspace, context.folder)

@@ -134,6 +134,7 @@ def _publish(context: Context, *, shards: list[ShardPlan], encoders: Encoders, t
         done=lambda: artifact.published(workspace, folder) is not None,
         interrupted=context.interrupted,
         ttl=ttl,
+        moved=context.progress.moved,
     )
     if claim is not None:
         with claim:
