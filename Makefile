@@ -83,18 +83,27 @@ test-chart: setup ## What the chart renders and refuses
 
 .PHONY: test-controlplane
 test-controlplane: setup ## Against a real API server without nodes
-	$(PYTEST) tests/controlplane
+	$(PYTEST) $(wildcard tests/controlplane tests/faults)
+
+.PHONY: test-local
+test-local: setup ## The whole pipeline as processes: on this machine's disk, and on S3 through a faulty network
+	$(PYTEST) $(wildcard tests/local tests/s3)
 
 .PHONY: test-cluster
 test-cluster: setup ## Against the full local cluster, with real containers
 	$(PYTEST) tests/cluster
 
 .PHONY: test
-test: lint test-unit test-chart test-controlplane test-cluster ## All that must pass before a change lands
+test: lint test-unit test-chart test-local test-controlplane test-cluster ## All that must pass before a change lands
 
 .PHONY: test-all
 test-all: test ## `test`, and the slow tests too
 	$(PYTEST) -m slow tests
+
+##@ Benchmarks
+.PHONY: bench
+bench: setup ## Every benchmark, one JSON line each; on a quiet machine
+	for name in train_overhead encode reconcile_latency; do $(PY) -m bench.$$name; done
 
 ##@ Cleaning
 .PHONY: clean
