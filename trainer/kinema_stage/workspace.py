@@ -241,6 +241,11 @@ def open_workspace(storage: Storage) -> Workspace:
         ValueError: it is no address of a workspace.
         StageError: the credentials of a bucket are not there.
     """
+    if storage.uri.startswith("s3://"):
+        # boto3 is heavy, and most workspaces do without.
+        from kinema_stage.bucket import BucketWorkspace
+
+        return BucketWorkspace(storage)
     return FolderWorkspace(storage.uri)
 
 

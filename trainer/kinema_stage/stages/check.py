@@ -108,13 +108,21 @@ def probe(workspace: Workspace) -> None:
         whole = workspace.read(path) == content and workspace.read(f"{path}-link") == content
         workspace.delete(path)
         workspace.delete(f"{path}-link")
+    except StageError:
+        raise
     except OSError as error:
         raise StageError(Exit.STORAGE, f"storage.uri: {root} {_trouble(error)}") from error
+    if workspace.folder is None and created and again:
+        raise StageError(
+            Exit.USER,
+            f"storage.endpoint: the store of {root} ignores If-None-Match, by which jobs agree on who is first; use one"
+            " that does not, for instance AWS S3, or MinIO of 2024-11 or later",
+        )
     if not (created and not again and whole):
+        needs = "a file system with atomic hard links and" if workspace.folder else "a store with"
         raise StageError(
             Exit.STORAGE,
-            f"storage.uri: {root} does not give back what was written; it needs a file system with"
-            " atomic hard links and consistent reads",
+            f"storage.uri: {root} does not give back what was written; it needs {needs} consistent reads",
         )
 
 

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bucket over HTTP in this process, with a Secret to reach it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from moto.server import ThreadedMotoServer
+
+from kinema_api.inputs import SecretRef, Storage
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+BUCKET, SECRET = "bucket", "s3-keys"
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """A running store with an empty bucket."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def s3(self) -> S3Client:
+        """A client of its own, past every proxy."""
+        return boto3.client(
+            "s3", endpoint_url=self.url, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
+        )
+
+    def empty(self) -> None:
+        """Remove every object."""
+        for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
+            for entry in page.get("Contents", []):
+                self.s3.delete_object(Bucket=BUCKET, Key=entry["Key"])
+
+    def put(self, folder: Path, prefix: str) -> None:
+        """Copy a local folder into the bucket."""
+        for path in folder.rglob("*"):
+            if path.is_file():
+                self.s3.upload_file(str(path), BUCKET, f"{prefix}/{path.relative_to(folder).as_posix()}")
+
+    def keys(self) -> list[str]:
+        """Every key of the bucket."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+
+@contextlib.contextmanager
+def object_store() -> Iterator[ObjectStore]:
+    """A moto server on a free port."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        store = ObjectStore(port=server.get_host_and_port()[1])
+        store.s3.create_bucket(Bucket=BUCKET)
+        yield store
+    finally:
+        server.stop()
+
+
+def secret(root: Path, name: str = SECRET, **keys: str) -> None:
+    """Write a Secret's files as a pod sees them."""
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for key, value in (keys or {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}).items():
+        (folder / key).write_text(value + "\n")
+
+
+def at(url: str, prefix: str) -> dict[str, Any]:
+    """Fields of a location in the bucket."""
+    return {"uri": f"s3://{BUCKET}/{prefix}".rstrip("/"), "endpoint": url, "secret_ref": SecretRef(name=SECRET)}
+
+
+def storage(url: str, prefix: str = "work") -> Storage:
+    """A workspace in the bucket."""
+    return Storage(**at(url, prefix))
