@@ -3,21 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kinema_api.exits import Exit, StageError
 from kinema_api.inputs import Dataset, DatasetFormat
 from kinema_api.keys import digest
-from kinema_stage.fingerprint import file_tag
 from kinema_stage.parallel import threads
 from kinema_stage.quarantine import Quarantined, Reason
+from kinema_stage.source import FolderSource, Source, open_source
 from kinema_stage.workspace import local_path
 
 VIDEO_SUFFIXES = frozenset(
@@ -38,9 +40,9 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All videos of a dataset. Paths of videos are relative to `root`."""
+    """All videos of a dataset. Paths of videos are relative to its folder."""
 
-    root: Path
+    source: Source
     items: tuple[Item, ...]
 
     @property
@@ -55,21 +57,49 @@ def read(dataset: Dataset) -> Listing:
     Raises:
         StageError: it is not there, empty, or of another format.
     """
+    source = _open(dataset)
+    where = source.where if _is_folder(dataset) else source.place(_file_name(dataset))
     try:
-        path = local_path(dataset.uri)
-    except ValueError as error:
-        raise StageError(Exit.USER, f"dataset.uri: {error}") from None
-    try:
-        listing = _read(dataset, path)
+        listing = _read(dataset, source, where)
     except FileNotFoundError:
         raise StageError(
-            Exit.USER, f"dataset.uri: {path} does not exist; put the videos there or correct the address"
+            Exit.USER, f"dataset.uri: {where} does not exist; put the videos there or correct the address"
         ) from None
+    except StageError:
+        raise
     except OSError as error:
-        raise StageError(Exit.USER, f"dataset.uri: cannot read {path}: {error}; user {os.getuid()} needs it") from None
+        raise StageError(Exit.USER, f"dataset.uri: cannot read {where}: {error}; user {os.getuid()} needs it") from None
     if not listing.items:
-        raise StageError(Exit.DATA, f"dataset.uri: {path} lists no videos; {_expected(dataset)}")
+        raise StageError(Exit.DATA, f"dataset.uri: {where} lists no videos; {_expected(dataset)}")
     return listing
+
+
+def fetch(dataset: Dataset, video: str) -> contextlib.AbstractContextManager[Path]:
+    """A video on this machine, for as long as it is needed: the file itself on a volume, else a copy in scratch.
+
+    Args:
+        dataset: where it lies.
+        video: its path, relative to the dataset's folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return _open(dataset).fetch(video)
+
+
+def _open(dataset: Dataset) -> Source:
+    try:
+        return open_source(dataset, parent=not _is_folder(dataset))
+    except ValueError as error:
+        raise StageError(Exit.USER, f"dataset.uri: {error}") from None
+
+
+def _is_folder(dataset: Dataset) -> bool:
+    return dataset.format is DatasetFormat.FOLDER
+
+
+def _file_name(dataset: Dataset) -> str:
+    return dataset.uri.rstrip("/").rpartition("/")[2]
 
 
 def root_of(dataset: Dataset) -> Path:
@@ -80,15 +110,7 @@ def root_of(dataset: Dataset) -> Path:
 
 def tags(listing: Listing) -> dict[str, str]:
     """The content tag of every video that can be read, by its path."""
-    videos = sorted({item.video for item in listing.usable})
-
-    def tag(video: str) -> str | None:
-        try:
-            return file_tag(listing.root / video)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
-            return None
-
-    return {video: found for video, found in zip(videos, threads(tag, videos), strict=True) if found is not None}
+    return listing.source.tags(sorted({item.video for item in listing.usable}))
 
 
 def fingerprint(listing: Listing, tags: dict[str, str]) -> str:
@@ -98,20 +120,26 @@ def fingerprint(listing: Listing, tags: dict[str, str]) -> str:
     )
 
 
-def _read(dataset: Dataset, path: Path) -> Listing:
-    if dataset.format is DatasetFormat.FOLDER:
-        if path.is_file():
-            kind = path.suffix.lstrip(".") if path.suffix in (".csv", ".jsonl") else "csv or jsonl"
-            raise StageError(Exit.USER, f"dataset.uri: {path} is a file; set dataset.format to {kind}")
-        videos = _walk(path)
-        return Listing(root=root_of(dataset), items=tuple(threads(lambda video: _with_caption(path, video), videos)))
-    if path.is_dir():
+def _read(dataset: Dataset, source: Source, where: str) -> Listing:
+    if _is_folder(dataset):
+        if isinstance(source, FolderSource) and source.root.is_file():
+            suffix = source.root.suffix
+            kind = suffix.lstrip(".") if suffix in (".csv", ".jsonl") else "csv or jsonl"
+            raise StageError(Exit.USER, f"dataset.uri: {where} is a file; set dataset.format to {kind}")
+        names = source.names()
+        videos = [name for name in names if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES]
+        beside = frozenset(names)
+        items = threads(lambda video: _with_caption(source, video, beside), videos)
+        return Listing(source=source, items=tuple(items))
+    try:
+        data = source.read(_file_name(dataset))
+    except IsADirectoryError:
         raise StageError(
             Exit.USER,
-            f"dataset.uri: {path} is a folder; name its {dataset.format} file, or set dataset.format to folder",
-        )
-    rows = _csv_rows(path) if dataset.format is DatasetFormat.CSV else _jsonl_rows(path)
-    return Listing(root=root_of(dataset), items=tuple(_rows_to_items(rows, dataset=dataset, path=path)))
+            f"dataset.uri: {where} is a folder; name its {dataset.format} file, or set dataset.format to folder",
+        ) from None
+    rows = _csv_rows(data, where) if dataset.format is DatasetFormat.CSV else _jsonl_rows(data)
+    return Listing(source=source, items=tuple(_rows_to_items(rows, dataset=dataset, source=source, where=where)))
 
 
 def _expected(dataset: Dataset) -> str:
@@ -124,42 +152,27 @@ def _columns(dataset: Dataset) -> str:
     return f"{dataset.captions.video_column} and {dataset.captions.caption_column}"
 
 
-def _walk(root: Path) -> list[str]:
-    """Videos below a folder, sorted; hidden files are no videos (macOS leaves ._NAME.mp4 beside NAME.mp4)."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    found: list[str] = []
-    for folder, folders, files in os.walk(root, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        base = Path(folder).relative_to(root)
-        found += [
-            (base / name).as_posix()
-            for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
-        ]
-    return sorted(found)
-
-
-def _with_caption(root: Path, video: str) -> Item:
+def _with_caption(source: Source, video: str, beside: frozenset[str]) -> Item:
     for suffix in (".txt", ".json"):
-        path = (root / video).with_suffix(suffix)
+        path = PurePosixPath(video).with_suffix(suffix)
+        if path.as_posix() not in beside:
+            continue
         try:
-            with path.open("rb") as file:
-                data = file.read(_CAPTION_BYTES + 1)
+            data = source.read(path.as_posix(), end=_CAPTION_BYTES + 1)
             if len(data) > _CAPTION_BYTES:
                 return _set_aside(video, Reason.BAD_CAPTION, f"{path.name} has more than {_CAPTION_BYTES} bytes")
             text = data.decode("utf-8-sig")
             caption = json.loads(text)["caption"] if suffix == ".json" else text
         except FileNotFoundError:
             continue
+        except StageError:
+            raise
         except (OSError, UnicodeDecodeError) as error:
             return _set_aside(video, Reason.BAD_CAPTION, f"{path.name}: {error}")
         except (json.JSONDecodeError, KeyError, TypeError):
             return _set_aside(video, Reason.BAD_CAPTION, f'{path.name} is not {{"caption": "..."}}')
         return _captioned(video, caption)
-    return _set_aside(video, Reason.NO_CAPTION, f"there is no {Path(video).stem}.txt or .json beside it")
+    return _set_aside(video, Reason.NO_CAPTION, f"there is no {PurePosixPath(video).stem}.txt or .json beside it")
 
 
 def _captioned(video: str, caption: Any) -> Item:
@@ -178,33 +191,31 @@ Row = tuple[str, dict[str, Any] | str]
 """Where a row stands, for people; and its columns, or why it has none."""
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
+def _csv_rows(data: bytes, where: str) -> Iterator[Row]:
     csv.field_size_limit(_FIELD_BYTES)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+    reader = csv.DictReader(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline=""))
+    try:
+        for row in reader:
+            yield f"line {reader.line_num}", row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise StageError(
+            Exit.USER, f"dataset.uri: {where}, near line {reader.line_num}: {error}; it must be CSV in UTF-8"
+        ) from None
+
+
+def _jsonl_rows(data: bytes) -> Iterator[Row]:
+    for number, line in enumerate(io.BytesIO(data), start=1):
+        if not line.strip():
+            continue
         try:
-            for row in reader:
-                yield f"line {reader.line_num}", row
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise StageError(
-                Exit.USER, f"dataset.uri: {path}, near line {reader.line_num}: {error}; it must be CSV in UTF-8"
-            ) from None
+            row = json.loads(line)
+        except ValueError as error:
+            yield f"line {number}", f"it is not JSON: {error}"
+            continue
+        yield f"line {number}", row if isinstance(row, dict) else "it is not a JSON object"
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                yield f"line {number}", f"it is not JSON: {error}"
-                continue
-            yield f"line {number}", row if isinstance(row, dict) else "it is not a JSON object"
-
-
-def _rows_to_items(rows: Iterator[Row], *, dataset: Dataset, path: Path) -> Iterator[Item]:
+def _rows_to_items(rows: Iterator[Row], *, dataset: Dataset, source: Source, where: str) -> Iterator[Item]:
     columns = dataset.captions
     known = False
     for place, row in rows:
@@ -212,16 +223,16 @@ def _rows_to_items(rows: Iterator[Row], *, dataset: Dataset, path: Path) -> Iter
             yield _set_aside(place, Reason.BAD_ROW, row)
             continue
         if not known:
-            _check_columns(row, dataset=dataset, path=path)
+            _check_columns(row, dataset=dataset, where=where)
             known = True
         video = row.get(columns.video_column)
         if not isinstance(video, str) or not video.strip():
             yield _set_aside(place, Reason.BAD_ROW, f"it names no video in {columns.video_column}")
             continue
-        yield _row_to_item(path.parent, video.strip(), row.get(columns.caption_column))
+        yield _row_to_item(source.where, video.strip(), row.get(columns.caption_column))
 
 
-def _check_columns(row: dict[str, Any], *, dataset: Dataset, path: Path) -> None:
+def _check_columns(row: dict[str, Any], *, dataset: Dataset, where: str) -> None:
     for field, column in (
         ("videoColumn", dataset.captions.video_column),
         ("captionColumn", dataset.captions.caption_column),
@@ -229,11 +240,13 @@ def _check_columns(row: dict[str, Any], *, dataset: Dataset, path: Path) -> None
         if column not in row:
             have = ", ".join(str(name) for name in row)
             raise StageError(
-                Exit.USER, f"dataset.captions.{field}: {path} has no column {column}; it has: {have}; name one of them"
+                Exit.USER, f"dataset.captions.{field}: {where} has no column {column}; it has: {have}; name one of them"
             )
 
 
-def _row_to_item(root: Path, video: str, caption: Any) -> Item:
+def _row_to_item(root: str, video: str, caption: Any) -> Item:
+    if video.startswith(f"{root}/"):
+        video = video[len(root) + 1 :]
     relative = posixpath.relpath(video, root) if video.startswith("/") else posixpath.normpath(video)
     if relative == ".." or relative.startswith("../"):
         return _set_aside(video, Reason.OUTSIDE, f"it lies outside {root}; put it below the listing's folder")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kinema_api.catalogue import Entry
 from kinema_api.exits import Exit, StageError
-from kinema_stage.workspace import local_path
+from kinema_api.inputs import Weights
+from kinema_stage.source import FolderSource, Source, open_source
 
 WEIGHTS = ("transformer", "vae", "text_encoder")
 TOKENIZER = "tokenizer"
@@ -23,7 +24,7 @@ _HEADER_BYTES = 100 << 20
 """The format's own limit."""
 
 
-def check(uri: str, model: Entry) -> Path:
+def check(weights: Weights, model: Entry) -> Source:
     """Check a pipeline folder against a catalogue entry.
 
     Returns:
@@ -32,33 +33,55 @@ def check(uri: str, model: Entry) -> Path:
     Raises:
         StageError: a file is missing, cut off or not readable, or a dimension differs.
     """
+    source = _open(weights)
     try:
-        root = local_path(uri)
+        _check(source, model)
+    except StageError:
+        raise
+    except OSError as error:
+        raise _fault(f"cannot read {error.filename or source.where}: {error.strerror}") from None
+    return source
+
+
+def fetch(weights: Weights, *components: str) -> Path:
+    """The pipeline folder on this machine, with at least these of its files and folders; all when none is named.
+
+    Raises:
+        StageError: it cannot be read, or one of them is not there.
+    """
+    source = _open(weights)
+    try:
+        return source.fetch_folders(*components)
+    except FileNotFoundError as error:
+        raise _fault(f"there is no {error.filename}; download it again") from None
+
+
+def _open(weights: Weights) -> Source:
+    try:
+        return open_source(weights)
     except ValueError as error:
         raise StageError(Exit.USER, f"model.weights.uri: {error}") from None
-    try:
-        _check(root, model)
-    except OSError as error:
-        raise _fault(f"cannot read {error.filename or root}: {error.strerror}") from None
-    return root
 
 
-def _check(root: Path, model: Entry) -> None:
-    if not root.is_dir():
+def _check(source: Source, model: Entry) -> None:
+    missing = isinstance(source, FolderSource) and not source.root.is_dir()
+    names = [] if missing else source.names()
+    if not names:
         hint = f"; download {model.repository} there" if model.repository else ""
-        raise _fault(f"there is no folder {root}{hint}, or correct the address")
-    index = _json(root / "model_index.json", "it must be a folder in diffusers' layout")
+        raise _fault(f"there is no folder {source.where}{hint}, or correct the address")
+    index = _json(source, "model_index.json", "it must be a folder in diffusers' layout")
     if index.get("_class_name") != model.pipeline:
-        raise _fault(f"{root} holds a {index.get('_class_name')}, but {model.name} is a {model.pipeline}")
+        raise _fault(f"{source.where} holds a {index.get('_class_name')}, but {model.name} is a {model.pipeline}")
+    folders = {name.split("/")[0] for name in names if "/" in name}
+    if TOKENIZER not in folders:
+        raise _fault(f"there is no tokenizer in {source.place(TOKENIZER)}")
     for component in (name for name, value in index.items() if isinstance(value, list) and any(value)):
-        if not (root / component).is_dir():
-            raise _fault(f"model_index.json names {component}, but there is no folder {root / component}")
+        if component not in folders:
+            raise _fault(f"model_index.json names {component}, but there is no folder {source.place(component)}")
     for component in WEIGHTS:
-        _check_tensors(root / component)
-    if not any((root / TOKENIZER).glob("*")):
-        raise _fault(f"there is no tokenizer in {root / TOKENIZER}")
+        _check_tensors(source, component, names)
     for component, dimensions in _expected(model).items():
-        _check_dimensions(root / component / "config.json", dimensions, model)
+        _check_dimensions(source, f"{component}/config.json", dimensions, model)
 
 
 def _expected(model: Entry) -> dict[str, dict[str, Any]]:
@@ -87,8 +110,8 @@ _OPTIONAL = frozenset({"scale_factor_temporal", "scale_factor_spatial"})
 """Fields that older configs leave out."""
 
 
-def _check_dimensions(path: Path, dimensions: Mapping[str, Any], model: Entry) -> None:
-    config = _json(path, "a pretrained component has one")
+def _check_dimensions(source: Source, name: str, dimensions: Mapping[str, Any], model: Entry) -> None:
+    config = _json(source, name, "a pretrained component has one")
     for field, expected in dimensions.items():
         factors = [config.get(factor) for factor in field.split("*")]
         if None in factors and field in _OPTIONAL:
@@ -96,8 +119,8 @@ def _check_dimensions(path: Path, dimensions: Mapping[str, Any], model: Entry) -
         found = factors[0] if len(factors) == 1 else _product(factors)
         if found != expected:
             raise _fault(
-                f"{path} says {field.replace('*', ' x ')} = {found}, but the catalogue's {model.name} has {expected};"
-                " use that model's weights, or name the model that these weights are of"
+                f"{source.place(name)} says {field.replace('*', ' x ')} = {found}, but the catalogue's {model.name} has"
+                f" {expected}; use that model's weights, or name the model that these weights are of"
             )
 
 
@@ -110,58 +133,64 @@ def _product(factors: list[Any]) -> int | None:
     return product
 
 
-def _check_tensors(folder: Path) -> None:
-    names: dict[Path, set[str]] = {}
-    for path, tensors in _files(folder):
-        names[path] = tensor_names(path)
-        lacking = sorted(tensors - names[path])
+def _check_tensors(source: Source, folder: str, names: list[str]) -> None:
+    found = False
+    for name, tensors in _files(source, folder, names):
+        there = tensor_names(source, name)
+        found = found or bool(there)
+        lacking = sorted(tensors - there)
         if lacking:
-            raise _fault(f"{path} lacks {len(lacking)} of the tensors that its index names, for instance {lacking[0]}")
-    if not any(names.values()):
-        raise _fault(f"{folder} holds no tensors")
+            raise _fault(
+                f"{source.place(name)} lacks {len(lacking)} of the tensors that its index names, for instance"
+                f" {lacking[0]}"
+            )
+    if not found:
+        raise _fault(f"{source.place(folder)} holds no tensors")
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, set[str]]]:
+def _files(source: Source, folder: str, names: list[str]) -> Iterator[tuple[str, set[str]]]:
     """The weight files of a component, each with the tensors that an index expects in it."""
-    if not folder.is_dir():
-        raise _fault(f"there is no folder {folder}")
-    indices = sorted(folder.glob("*.safetensors.index.json"))
+    below = [name for name in names if PurePosixPath(name).parent == PurePosixPath(folder)]
+    if not below:
+        raise _fault(f"there is no folder {source.place(folder)}")
+    indices = [name for name in below if name.endswith(".safetensors.index.json")]
     for index in indices:
         shards: dict[str, set[str]] = {}
-        for tensor, shard in _json(index, "it lists the shards").get("weight_map", {}).items():
-            shards.setdefault(shard, set()).add(tensor)
+        for tensor, shard in _json(source, index, "it lists the shards").get("weight_map", {}).items():
+            shards.setdefault(f"{folder}/{shard}", set()).add(tensor)
         for shard, tensors in sorted(shards.items()):
-            if not (folder / shard).is_file():
-                raise _fault(f"{folder / shard} is missing, but {index.name} names it; download it again")
-            yield folder / shard, tensors
+            if shard not in below:
+                named = index.rpartition("/")[2]
+                raise _fault(f"{source.place(shard)} is missing, but {named} names it; download it again")
+            yield shard, tensors
     if indices:
         return
-    files = sorted(folder.glob("*.safetensors"))
+    files = [name for name in below if name.endswith(".safetensors")]
     if not files:
-        others = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "no weights at all"
-        raise _fault(f"{folder} has no .safetensors file (it has {others})")
+        others = ", ".join(PurePosixPath(name).name for name in below if name.endswith(".bin")) or "no weights at all"
+        raise _fault(f"{source.place(folder)} has no .safetensors file (it has {others})")
     for file in files:
         yield file, set()
 
 
-def tensor_names(path: Path) -> set[str]:
+def tensor_names(source: Source, name: str) -> set[str]:
     """The tensors of a safetensors file, by its header alone.
 
     Raises:
         StageError: the file is cut off or is none.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= _HEADER_BYTES:
-            raise _fault(f"{path} is no safetensors file ({size} bytes); download it again")
-        header = file.read(length)
+    path = source.place(name)
+    size = source.size(name)
+    start = source.read(name, end=8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if not 2 <= length <= _HEADER_BYTES:
+        raise _fault(f"{path} is no safetensors file ({size} bytes); download it again")
+    header = source.read(name, end=8 + length)[8:]
     if len(header) < length:
         raise _fault(f"{path} is cut off: {size} bytes, but its header alone has {8 + length}; download it again")
     try:
         tensors = json.loads(header)
-        ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
+        ends = [entry["data_offsets"][1] for tensor, entry in tensors.items() if tensor != "__metadata__"]
         expected = 8 + length + max(ends, default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         raise _fault(f"{path} has a damaged header; download it again") from None
@@ -169,12 +198,13 @@ def tensor_names(path: Path) -> set[str]:
         raise _fault(f"{path} is cut off: {size} of {expected} bytes are there; download it again")
     if size > expected:
         raise _fault(f"{path} has {size} bytes, but its header speaks of {expected}; download it again")
-    return {name for name in tensors if name != "__metadata__"}
+    return {tensor for tensor in tensors if tensor != "__metadata__"}
 
 
-def _json(path: Path, what: str) -> dict[str, Any]:
+def _json(source: Source, name: str, what: str) -> dict[str, Any]:
+    path = source.place(name)
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(source.read(name))
     except FileNotFoundError:
         raise _fault(f"there is no {path}: {what}") from None
     except ValueError as error:

@@ -136,7 +136,7 @@ def test_each_fault_is_survived(store: ObjectStore, fault: str, tmp_path: Path) 
             assert workspace.read(f"a/{number}") == data
         workspace.upload(tmp_path / "file", "c/file")
         assert (workspace.fetch("c") / "file").stat().st_size == 100_000
-        assert len(workspace.list("b")) == 12
+        assert len(workspace.list("b")) == 8
         assert proxy.counts[fault] >= 3
 
 

@@ -82,7 +82,7 @@ def test_csv_columns_may_have_any_name(tmp_path: Path) -> None:
         f"{tmp_path}/c.mp4,absolute,5\n/etc/d.mp4,y,6\nshort.mp4\n",
     )
     listing = dataset.read(listed(path, "csv", videoColumn="file", captionColumn="text"))
-    assert listing.root == tmp_path
+    assert listing.source.where == str(tmp_path)
     assert captions(listing) == {"clips/a.mp4": "A cat, with\na hat", "c.mp4": "absolute"}
     assert problems(listing) == {
         "b.mp4": Reason.NO_CAPTION,

@@ -257,12 +257,12 @@ def test_a_killed_attempt_is_taken_up_where_it_was(tmp_path: Path, monkeypatch: 
     real = prepare._probe_part
     probed: list[int] = []
 
-    def part(context: Context, root: Path, videos: list[str], start: int) -> prepare.Part:
+    def part(context: Context, data: Dataset, videos: list[str], start: int) -> prepare.Part:
         if start == 2 and not probed.count(2):
             probed.append(start)
             raise SystemExit("killed")
         probed.append(start)
-        return real(context, root, videos, start)
+        return real(context, data, videos, start)
 
     monkeypatch.setattr(prepare, "_probe_part", part)
     with pytest.raises(SystemExit):

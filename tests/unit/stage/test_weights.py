@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kinema_api.exits import Exit, StageError
+from kinema_api.inputs import Weights
 from kinema_stage import weights
 
 from tests.unit.stage.support import TINY, make_weights, safetensors
@@ -23,7 +24,7 @@ def root(tmp_path: Path) -> Path:
 
 def fault(root: Path) -> str:
     with pytest.raises(StageError) as caught:
-        weights.check(f"file://{root}", TINY)
+        weights.check(Weights(uri=f"file://{root}"), TINY)
     assert caught.value.code is Exit.WEIGHTS
     return caught.value.message
 
@@ -44,9 +45,9 @@ def sharded(root: Path) -> Path:
 
 
 def test_a_whole_folder_passes(root: Path) -> None:
-    assert weights.check(f"file://{root}", TINY) == root
+    assert weights.check(Weights(uri=f"file://{root}"), TINY).where == str(root)
     sharded(root)
-    assert weights.check(f"file://{root}", TINY) == root
+    assert weights.check(Weights(uri=f"file://{root}"), TINY).where == str(root)
 
 
 def cut_off(path: Path, *, keep: int) -> None:
@@ -102,5 +103,5 @@ def test_what_is_wrong_is_named(root: Path, damage: Callable[[Path], object], me
 def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
     model = TINY.model_copy(update={"repository": "Wan-AI/Some"})
     with pytest.raises(StageError, match=r"no folder .*gone; download Wan-AI/Some there") as caught:
-        weights.check(f"file://{tmp_path}/gone", model)
+        weights.check(Weights(uri=f"file://{tmp_path}/gone"), model)
     assert caught.value.code is Exit.WEIGHTS

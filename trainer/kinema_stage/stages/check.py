@@ -13,7 +13,6 @@ from kinema_api.names import Stage, artifact_folder
 from kinema_api.stage import CheckConfig
 from kinema_stage import artifact, dataset, weights
 from kinema_stage.context import Context
-from kinema_stage.fingerprint import folder_tag
 from kinema_stage.quarantine import summary
 from kinema_stage.workspace import Workspace
 
@@ -27,19 +26,19 @@ def run(context: Context) -> Termination:
     _step(context, 0)
     probe(context.workspace)
     _step(context, 1)
-    root = weights.check(config.weights.uri, config.model)
+    pipeline = weights.check(config.weights, config.model)
     _step(context, 2)
     listing = dataset.read(config.dataset)
     tags = dataset.tags(listing)
     counts = _count(listing, tags)
     _step(context, 3)
-    transformer, vae, *text = (root / name for name in (*weights.WEIGHTS, weights.TOKENIZER))
+    transformer, vae, *text = (*weights.WEIGHTS, weights.TOKENIZER)
     keys = resolve(
         inputs=Inputs(
             dataset=dataset.fingerprint(listing, tags),
-            transformer=folder_tag(transformer),
-            vae=folder_tag(vae),
-            text_encoder=folder_tag(*text),
+            transformer=pipeline.folder_tag(transformer),
+            vae=pipeline.folder_tag(vae),
+            text_encoder=pipeline.folder_tag(*text),
         ),
         model=config.model,
         task=config.task,
@@ -74,7 +73,7 @@ def _count(listing: dataset.Listing, tags: dict[str, str]) -> dict[str, int]:
     if not usable:
         problems = summary([item.problem for item in listing.items if item.problem is not None])
         unread = [item.video for item in listing.usable]
-        missing = f"{len(unread)} cannot be opened (for instance {listing.root / unread[0]})" if unread else ""
+        missing = f"{len(unread)} cannot be opened (for instance {listing.source.place(unread[0])})" if unread else ""
         raise StageError(
             Exit.DATA,
             f"none of the {len(listing.items)} videos of the dataset can be used:"

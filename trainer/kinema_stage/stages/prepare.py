@@ -6,10 +6,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 from kinema_api.base import Model
 from kinema_api.exits import Exit, StageError, Termination
+from kinema_api.inputs import Dataset
 from kinema_api.keys import Inputs, resolve
 from kinema_api.settings import FeaturesSettings
 from kinema_api.stage import PrepareConfig
@@ -119,11 +119,11 @@ def _cut(context: Context, listing: dataset.Listing, tags: dict[str, str]) -> tu
     found: dict[str, Clip] = {}
     quarantined = [item.problem for item in listing.items if item.problem is not None]
     videos = sorted({item.video for item in listing.usable})
-    looks = dict(zip(videos, _probe_all(context, listing.root, videos), strict=True))
+    looks = dict(zip(videos, _probe_all(context, config.dataset, videos), strict=True))
     for item in listing.usable:
         tag, probed = tags.get(item.video), looks[item.video]
         if tag is None or probed.info is None:
-            reason = Reason.UNREADABLE if (listing.root / item.video).is_file() else Reason.MISSING
+            reason = Reason.UNREADABLE if tag is not None else Reason.MISSING
             quarantined.append(
                 Quarantined(video=item.video, reason=reason, message=probed.fault or "it cannot be read")
             )
@@ -145,7 +145,7 @@ def _cut(context: Context, listing: dataset.Listing, tags: dict[str, str]) -> tu
     return list(found.values()), quarantined
 
 
-def _probe_all(context: Context, root: Path, videos: Sequence[str]) -> Iterator[Probed]:
+def _probe_all(context: Context, data: Dataset, videos: Sequence[str]) -> Iterator[Probed]:
     """One result for each video, in order; finished parts of a killed attempt are taken over."""
     context.progress.report(done=0, total=len(videos))
     for start in range(0, len(videos), PART):
@@ -153,16 +153,16 @@ def _probe_all(context: Context, root: Path, videos: Sequence[str]) -> Iterator[
         try:
             part = Part.model_validate_json(context.workspace.read(path))
         except FileNotFoundError:
-            part = _probe_part(context, root, videos, start)
+            part = _probe_part(context, data, videos, start)
             context.workspace.write(path, part.model_dump_json(by_alias=True).encode())
         context.progress.report(done=start + len(part.probed), total=len(videos))
         yield from part.probed
 
 
-def _probe_part(context: Context, root: Path, videos: Sequence[str], start: int) -> Part:
+def _probe_part(context: Context, data: Dataset, videos: Sequence[str], start: int) -> Part:
     batch = videos[start : start + PART]
     probed: dict[int, Probed] = {}
-    results = parallel.processes(partial(probe, root), batch, workers=min(len(batch), parallel.cpus()))
+    results = parallel.processes(partial(probe, data), batch, workers=min(len(batch), parallel.cpus()))
     for index, result in results:
         context.check_interrupted()
         crash = Probed(fault="the decoder crashed")
@@ -171,12 +171,14 @@ def _probe_part(context: Context, root: Path, videos: Sequence[str], start: int)
     return Part(probed=[probed[index] for index in range(len(batch))])
 
 
-def probe(root: Path, name: str) -> Probed:
+def probe(data: Dataset, name: str) -> Probed:
     """Look into one video; runs in a process of its own."""
-    path = root / name
-    if not path.is_file():
-        return Probed(fault=f"there is no {path}")
     try:
-        return Probed(info=video.probe(path))
+        with dataset.fetch(data, name) as path:
+            if not path.is_file():
+                return Probed(fault=f"there is no {path}")
+            return Probed(info=video.probe(path))
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        return Probed(fault=f"it cannot be opened: {error}")
     except video.VideoError as error:
         return Probed(fault=str(error))
