@@ -66,7 +66,7 @@ def join(device: Device) -> Team:
 def shard(
     adapter: Adapter, config: Mapping[str, Any], *, device: Device, world: int, precision: Precision, recompute: bool
 ) -> nn.Module:
-    """Build a transformer without weights, split over all processes.
+    """Build a transformer without weights, split over all processes where there are several.
 
     Parameters are float32 and gradients are averaged in float32; each block is gathered when it is needed.
     """
@@ -74,6 +74,16 @@ def shard(
         model = adapter.build(config)
     if recompute:
         adapter.recompute(model)
+    # A single process has nothing to split and float32 nothing to cast: the wrapper would only copy, 5 % of a CPU step.
+    if world > 1 or precision is not Precision.FP32:
+        _split(adapter, model, device=device, world=world, precision=precision)
+    model.to_empty(device=device.device)
+    adapter.restore_buffers(model, device.device)
+    return model.train()
+
+
+def _split(adapter: Adapter, model: nn.Module, *, device: Device, world: int, precision: Precision) -> None:
+    """Wrap blocks and model in FSDP2."""
     mesh = init_device_mesh(device.device.type, (world,))
     # Inputs are not cast at module boundaries: that would round timesteps and rotary tables to bfloat16.
     policy = MixedPrecisionPolicy(
@@ -87,9 +97,6 @@ def shard(
     for block in adapter.blocks(model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    model.to_empty(device=device.device)
-    adapter.restore_buffers(model, device.device)
-    return model.train()
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
