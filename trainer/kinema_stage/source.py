@@ -25,6 +25,8 @@ class Source(ABC):
 
     where: str
     """Its address for people."""
+    revision: str | None = None
+    """The commit that its name stood for, on a hub."""
 
     @abstractmethod
     def names(self) -> list[str]:

@@ -58,6 +58,10 @@ def fetch(weights: Weights, *components: str) -> Path:
 
 def _open(weights: Weights) -> Source:
     try:
+        if weights.uri.startswith("hf://"):
+            from kinema_stage.hub import HubSource
+
+            return HubSource(weights)
         return open_source(weights)
     except ValueError as error:
         raise StageError(Exit.USER, f"model.weights.uri: {error}") from None

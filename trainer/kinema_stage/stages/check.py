@@ -55,6 +55,7 @@ def run(context: Context) -> Termination:
         counts=counts,
         keys={name: str(key) for name, key in keys.wire().items()},
         existing=existing,
+        pins={"weights": pipeline.revision} if pipeline.revision else {},
     )
 
 
