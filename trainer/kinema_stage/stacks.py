@@ -47,7 +47,7 @@ def foreign(pid: int, *, proc: Path = Path("/proc")) -> str:
     lines = [f"process {pid}: no stacks of Python, since it does not answer; its threads by the kernel:"]
     for task in sorted((proc / str(pid) / "task").glob("*"), key=lambda path: int(path.name)):
         facts = [f"thread {task.name}"]
-        for name in ("comm", "wchan", "stack"):
+        for name in ("comm", "wchan"):
             try:
                 facts.append(f"{name} {(task / name).read_text(encoding='utf-8', errors='replace').strip() or '-'}")
             except OSError:

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from kinema_api.exits import Exit, StageError
 from kinema_api.settings import TrainSettings
+from kinema_stage.ledger import Activity, Ledger
 from kinema_trainer import objective as flow
 from kinema_trainer.checkpoints import Position
 from kinema_trainer.data import Loader, Split
@@ -43,6 +45,7 @@ class Trainer:
     Args of note:
         on_step: called after each step with its result; only looks.
         moved: called after each pass, and while the saver waits for a checkpoint that grows.
+        saving: entered while a checkpoint holds up the loop.
         interrupted: set by SIGTERM. Once any process has it, all leave before the same pass, with the last whole step.
     """
 
@@ -61,18 +64,23 @@ class Trainer:
     moved: Callable[[], None]
     on_step: Callable[[Result], None]
     position: Position = field(default_factory=Position)
+    saving: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    ledger: Ledger = field(default_factory=Ledger)
+    _marks: dict[int, float] = field(default_factory=dict, init=False)
 
     def run(self) -> None:
         """Train from the current position to the last step."""
+        self.ledger.switch(Activity.PRODUCTIVE)
         while self.position.step < self.settings.steps:
             try:
                 result = self._step()
             except StageError:
                 # The checkpoint that is being written is good, and its writers run beside the loop in every process.
-                self.saver.finish()
+                with self._held_up():
+                    self.saver.finish()
                 raise
             if result is None:
-                self.saver.save(self.state(), self.position, wait=True)
+                self._save(wait=True)
                 done = f"saved step {self.position.step}" if self.position.step else "made no step yet"
                 raise StageError(Exit.INTERRUPTED, f"told to stop: {done} of {self.settings.steps}")
             self.position = result.position
@@ -80,9 +88,25 @@ class Trainer:
             last = self.position.step == self.settings.steps
             if last or self.position.step % self.settings.checkpoint.every_steps == 0:
                 wait = last or not self.settings.checkpoint.asynchronous
-                self.saver.save(self.state(), self.position, wait=wait)
+                self._save(wait=wait)
             else:
                 self.saver.poll()
+
+    def covered(self, position: Position) -> None:
+        """A checkpoint is complete: the work before it is safe. Called by whichever thread has finished it."""
+        productive = self._marks.pop(position.step, None)
+        if productive is not None:
+            self.ledger.saved(productive)
+
+    def _save(self, *, wait: bool) -> None:
+        self._marks.setdefault(self.position.step, self.ledger.spent().productive)
+        with self._held_up():
+            self.saver.save(self.state(), self.position, wait=wait)
+
+    @contextlib.contextmanager
+    def _held_up(self) -> Iterator[None]:
+        with self.saving(), self.ledger.during(Activity.CHECKPOINT):
+            yield
 
     def _step(self) -> Result | None:
         """One optimizer step; None when a process was told to stop, and nothing has changed."""
@@ -121,7 +145,8 @@ class Trainer:
 
     def _accumulate(self, micro: int) -> torch.Tensor:
         """Add the gradients of one forward pass; the loss is the share of this pass in the step's mean."""
-        batch = self.loader.batch(start=self.position.consumed, micro=micro).to(self.device)
+        with self.ledger.during(Activity.DATA):
+            batch = self.loader.batch(start=self.position.consumed, micro=micro).to(self.device)
         prediction = self.adapter.forward(
             self.model,
             latents=flow.interpolate(latents=batch.latents, noise=batch.noise, sigma=batch.sigma),

@@ -58,6 +58,7 @@ class Saver:
         manifest: who writes; step, position and sizes are filled in.
         saved: the position that the run starts from, which needs no checkpoint.
         moved: called while the loop waits for a checkpoint that grows.
+        on_complete: called in the background once a checkpoint is complete.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Saver:
         manifest: Manifest,
         saved: Position,
         moved: Callable[[], None],
+        on_complete: Callable[[Position], None] = lambda position: None,
     ) -> None:
         self._workspace = workspace
         self._root = root
@@ -80,6 +82,7 @@ class Saver:
         self._manifest = manifest
         self._saved = saved
         self._moved = moved
+        self._on_complete = on_complete
         self._pending: tuple[Position, Future[None]] | None = None
         self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
@@ -128,7 +131,10 @@ class Saver:
         written.result()
         if self._leads:
             self._publish(position)
+            self._on_complete(position)
             self._retain()
+        else:
+            self._on_complete(position)
 
     def _size(self, position: Position) -> int:
         """Bytes of a checkpoint so far, by all processes; 0 when a file was just moved into place."""

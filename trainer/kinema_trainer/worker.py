@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -20,21 +22,23 @@ from kinema_api.exits import Exit, StageError
 from kinema_api.keys import digest
 from kinema_api.names import Stage, artifact_folder
 from kinema_api.stage import TrainConfig, artifact_of, load_config
-from kinema_stage import logs, signals, termination
+from kinema_stage import logs, signals, stacks, termination
 from kinema_stage.artifact import Manifest, published
+from kinema_stage.ledger import Ledger
+from kinema_stage.pace import Phase, Rule
+from kinema_stage.watchdog import Stall, Watchdog
 from kinema_stage.workspace import Workspace, open_workspace
 from kinema_trainer import checkpoints, device, optimizer, parallel, saver
 from kinema_trainer.checkpoints import Position
 from kinema_trainer.data import Loader, Split
-from kinema_trainer.launch import ENV_PARENT
+from kinema_trainer.launch import ENV_PARENT, ENV_STARTED
 from kinema_trainer.loop import Trainer
 from kinema_trainer.meter import Meter
 from kinema_trainer.models import Adapter, adapter
 from kinema_trainer.parallel import Team
-from kinema_trainer.reports import Reporter
+from kinema_trainer.reports import Beat, Reporter
 from kinema_trainer.runlog import RunLog
 from kinema_trainer.shards import ShardIndex, read_empty_text
-from kinema_trainer.watchdog import Watchdog, stall_limit
 from kinema_trainer.weights import read_config
 
 logger = logging.getLogger(__name__)
@@ -53,22 +57,18 @@ def main(arguments: list[str] | None = None) -> int:
     signals.listen(interrupted)
     reporter = Reporter.from_environment(rank=int(os.environ["RANK"]))
     workspace = open_workspace(config.workspace)
-    watchdog = Watchdog(
-        limit=stall_limit(os.environ),
-        parent=int(os.environ[ENV_PARENT]),
-        on_stall=lambda seconds: reporter.failed(
-            Exit.STALLED, f"neither a pass nor a checkpoint moved for {seconds:.0f} s: see the log's traceback"
-        ),
-        code=Exit.STALLED,
-    )
+    ledger = Ledger(started=float(os.environ.get(ENV_STARTED, time.monotonic())))
+    watchdog = watch(config, workspace=workspace, reporter=reporter, ledger=ledger)
     watchdog.start()
     try:
-        train(config, workspace=workspace, reporter=reporter, watchdog=watchdog, interrupted=interrupted)
+        train(config, workspace=workspace, reporter=reporter, watchdog=watchdog, ledger=ledger, interrupted=interrupted)
     except BaseException as error:
         code, message = classify(error, workspace=workspace.folder)
         if not isinstance(error, StageError):
             traceback.print_exc()
-        reporter.failed(code, message)
+            logs.TAIL.add(traceback.format_exc())
+        watchdog.stop()
+        reporter.failed(code, message, tail=logs.TAIL.text)
         # Peers may be stuck in a collective with us: leave without the process group's orderly end.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -77,9 +77,34 @@ def main(arguments: list[str] | None = None) -> int:
     return Exit.OK
 
 
+def watch(config: TrainConfig, *, workspace: Workspace, reporter: Reporter, ledger: Ledger) -> Watchdog:
+    """End this process when it hangs, or when its stage is gone; tell the stage each second that it is not frozen."""
+    rank, count = int(os.environ["RANK"]), itertools.count()
+
+    def stall(found: Stall) -> None:
+        # A process that is still writing its stacks must not look frozen.
+        reporter.beat(Beat(number=next(count), phase=Phase.ENDED, limit=watchdog.limit, spent=ledger.spent()))
+        address = stacks.store(workspace, stacks.path_of(config, rank=rank), stacks.own())
+        reporter.failed(Exit.STALLED, f"rank {rank} {found}", stacks=address, tail=logs.TAIL.text)
+        sys.stdout.flush()
+        os._exit(Exit.STALLED)
+
+    def beat() -> None:
+        reporter.beat(Beat(number=next(count), phase=watchdog.phase, limit=watchdog.limit, spent=ledger.spent()))
+
+    watchdog = Watchdog(
+        rule=Rule.of(config),
+        on_stall=stall,
+        on_beat=beat,
+        parent=int(os.environ[ENV_PARENT]),
+        orphaned=Exit.STALLED,
+    )
+    return watchdog
+
+
 def classify(error: BaseException, *, workspace: Path | None) -> tuple[Exit, str]:
     """Exit code and sentence for whatever ended a process."""
-    end = termination.failure(error, workspace=workspace)
+    end = termination.failure(error, workspace=workspace, stage=Stage.TRAIN)
     text = str(error)
     if end.code == Exit.INTERNAL and isinstance(error, dist.DistStoreError):
         return Exit.COMMUNICATION, f"the training processes did not meet: {text.splitlines()[0][:300]}"
@@ -93,7 +118,13 @@ def classify(error: BaseException, *, workspace: Path | None) -> tuple[Exit, str
 
 
 def train(
-    config: TrainConfig, *, workspace: Workspace, reporter: Reporter, watchdog: Watchdog, interrupted: threading.Event
+    config: TrainConfig,
+    *,
+    workspace: Workspace,
+    reporter: Reporter,
+    watchdog: Watchdog,
+    ledger: Ledger,
+    interrupted: threading.Event,
 ) -> None:
     """Everything between the config and the last checkpoint."""
     here = device.find(int(os.environ["LOCAL_RANK"]))
@@ -133,6 +164,7 @@ def train(
             manifest=manifest(config),
             saved=run.position,
             moved=watchdog.moved,
+            on_complete=lambda position: trainer.covered(position),
         ),
         state=run.state,
         device=here.device,
@@ -140,6 +172,8 @@ def train(
         moved=watchdog.moved,
         on_step=meter.step,
         position=run.position,
+        saving=watchdog.saving,
+        ledger=ledger,
     )
     try:
         trainer.run()

@@ -22,11 +22,13 @@ from kinema_api.settings import ConvertSettings, ExportSettings, TrainSettings
 from kinema_api.stage import AnyStageConfig, ConvertConfig, ExportConfig, JobRef, TrainConfig
 from kinema_stage.artifact import Manifest, publish, published
 from kinema_stage.context import Context, make_context
+from kinema_stage.ledger import Ledger
+from kinema_stage.pace import NEVER
+from kinema_stage.watchdog import Watchdog
 from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer import launch, reports, tiny, worker
 from kinema_trainer.shards import EMPTY_TEXT, Sample, Sidecar, dump_tensor, shard_name, sidecar_name, write_shard
 from kinema_trainer.stages import convert
-from kinema_trainer.watchdog import Watchdog
 
 FEATURES, CONVERTED = "f" * 8, "c" * 8
 TINY = entry("wan2.1-tiny")
@@ -160,18 +162,20 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Train]:
         *,
         interrupted: threading.Event | None = None,
         watchdog: Watchdog | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         torch.set_num_threads(1)
         environment = launch.Place(nodes=1, node=0, processes=1, address="127.0.0.1", port=0).environment()
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        quiet = Watchdog(limit=0, parent=None, on_stall=lambda seconds: None, code=71)
+        quiet = Watchdog(rule=NEVER, on_stall=lambda stall: None)
         try:
             worker.train(
                 config,
                 workspace=engine.workspace,
                 reporter=reports.Reporter(folder, rank=0),
                 watchdog=watchdog or quiet,
+                ledger=ledger or Ledger(),
                 interrupted=interrupted or threading.Event(),
             )
         finally:

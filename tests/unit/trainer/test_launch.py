@@ -10,13 +10,16 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from torch.distributed import DistBackendError, DistStoreError
 
 from kinema_api.exits import Exit, StageError
+from kinema_stage.pace import Rule
+from kinema_stage.termination import WorkerError
+from kinema_stage.watchdog import Stall, Watchdog
 from kinema_trainer import launch
 from kinema_trainer.launch import Place
 from kinema_trainer.reports import Failure, Inbox, Reporter, Step
-from kinema_trainer.watchdog import Watchdog
 from kinema_trainer.worker import classify
 
 POD = {
@@ -131,7 +134,7 @@ def test_a_processs_reason_is_the_stages(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_is_an_internal_failure_that_is_tried_again(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"killed before it could say why \(exit code -9\)") as caught:
+    with pytest.raises(StageError, match=r"killed by SIGKILL before it could say why \(exit code -9\)") as caught:
         run_program(tmp_path, "import os\nos.kill(os.getpid(), 9)")
     assert caught.value.code.retryable
 
@@ -182,6 +185,8 @@ def test_an_interruption_reaches_the_processes(tmp_path: Path) -> None:
         (DistBackendError("NCCL communicator was aborted on rank 1"), Exit.COMMUNICATION),
         (RuntimeError("shape '[3]' is invalid"), Exit.INTERNAL),
         (OSError(28, "No space left on device"), Exit.STORAGE),
+        (MemoryError(), Exit.HOST_OUT_OF_MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), Exit.OUT_OF_MEMORY),
         (StageError(Exit.DATA, "no clips"), Exit.DATA),
     ],
 )
@@ -192,14 +197,25 @@ def test_errors_have_their_codes(error: Exception, code: Exit, tmp_path: Path) -
 def test_a_process_that_makes_no_step_ends_itself(tmp_path: Path) -> None:
     program = (
         "import threading\n"
-        "from kinema_trainer.watchdog import Watchdog\n"
+        "import os\n"
+        "from kinema_stage.pace import Rule\n"
+        "from kinema_stage.watchdog import Watchdog\n"
         f"{REPORTER}"
-        "Watchdog(limit=0.1, parent=None, on_stall=lambda s: r.failed(71, 'no step'), code=71).start()\n"
+        "def stall(found):\n"
+        "    r.failed(71, f'rank 0 {found}', stacks='file:///stacks', tail='last line')\n"
+        "    os._exit(71)\n"
+        "watchdog = Watchdog(rule=Rule(floor=0, override=0.1), on_stall=stall, interval=0.05)\n"
+        "watchdog.start()\n"
+        "watchdog.moved()\n"
         "threading.Event().wait()\n"
     )
-    with pytest.raises(StageError, match="no step") as caught:
+    with pytest.raises(WorkerError, match=r"rank 0 did not move for 0 s, the limit is 0 s") as caught:
         run_program(tmp_path, program)
-    assert caught.value.code is Exit.STALLED
+    assert (caught.value.code, caught.value.stacks, caught.value.tail) == (
+        Exit.STALLED,
+        "file:///stacks",
+        "last line",
+    )
 
 
 def test_a_process_does_not_outlive_its_stage(tmp_path: Path) -> None:
@@ -208,8 +224,9 @@ def test_a_process_does_not_outlive_its_stage(tmp_path: Path) -> None:
         signal.pause()
     program = (
         "import threading\n"
-        "from kinema_trainer.watchdog import Watchdog\n"
-        f"Watchdog(limit=0, parent={parent}, on_stall=print, code=71).start()\n"
+        "from kinema_stage.pace import NEVER\n"
+        "from kinema_stage.watchdog import Watchdog\n"
+        f"Watchdog(rule=NEVER, parent={parent}, orphaned=71, on_stall=print).start()\n"
         "threading.Event().wait()\n"
     )
     os.kill(parent, signal.SIGKILL)
@@ -228,8 +245,9 @@ def test_failures_survive_as_json(tmp_path: Path) -> None:
 
 
 def test_a_stopped_watchdog_ends_nothing() -> None:
-    stalls: list[float] = []
-    watchdog = Watchdog(limit=0.01, parent=None, on_stall=stalls.append, code=71)
+    stalls: list[Stall] = []
+    watchdog = Watchdog(rule=Rule(floor=0, override=0.01), on_stall=stalls.append)
+    watchdog.moved()
     watchdog.stop()
     watchdog.start()
     watchdog._thread.join(5)

@@ -24,12 +24,13 @@ from kinema_api.exits import Exit, StageError
 from kinema_api.names import Stage
 from kinema_api.stage import TrainConfig
 from kinema_stage.artifact import Manifest
+from kinema_stage.pace import NEVER
+from kinema_stage.watchdog import Watchdog
 from kinema_trainer import loop, saver
 from kinema_trainer.checkpoints import Position, complete, folder_of, newest
 from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.saver import Saver
 from kinema_trainer.stages import export
-from kinema_trainer.watchdog import Watchdog
 from kinema_trainer.weights import read_config, read_into
 
 from tests.unit.trainer.conftest import Engine, Train
@@ -179,9 +180,9 @@ def test_a_checkpoint_counts_as_soon_as_it_is_written(
 
 
 def test_the_watchdog_sees_each_pass(engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    watchdog = Watchdog(limit=0, parent=None, on_stall=print, code=71)
+    watchdog = Watchdog(rule=NEVER, on_stall=print)
     moves: list[int] = []
-    monkeypatch.setattr(watchdog, "moved", lambda: moves.append(1))
+    monkeypatch.setattr(watchdog, "moved", lambda *, work=True: moves.append(1) if work else None)
     train(engine, engine.config(steps=2, batchPerDevice=1, accumulate=4), watchdog=watchdog)
     assert len(moves) >= 8
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.stage import TrainConfig
+from kinema_stage import stacks
 from kinema_stage.context import Context
+from kinema_stage.progress import Account
 from kinema_trainer import launch
 from kinema_trainer.checkpoints import newest
-from kinema_trainer.reports import Step
+from kinema_trainer.reports import Beat, Step
 from kinema_trainer.threads import cpu_threads
 
 
@@ -20,6 +23,7 @@ def run(context: Context) -> Termination:
     """Run the train stage."""
     config = context.config
     assert isinstance(config, TrainConfig)
+    started = time.monotonic()
     place = launch.Place.from_environment(os.environ, devices_per_node=config.devices_per_node)
     with tempfile.TemporaryDirectory(prefix="kinema-train-") as name:
         path = Path(name) / "stage.json"
@@ -30,6 +34,9 @@ def run(context: Context) -> Termination:
             environment=environment(processes=place.processes),
             interrupted=context.interrupted,
             on_step=lambda step: report(context, step),
+            on_beat=lambda beat: account(context, beat),
+            keep=lambda rank, text: stacks.store(context.workspace, stacks.path_of(config, rank=rank), text),
+            started=started,
         )
     if not place.leads:
         return Termination(code=Exit.OK, reason="Succeeded", message=f"node {place.node} of {place.nodes}")
@@ -51,6 +58,12 @@ def report(context: Context, step: Step) -> None:
         eta_seconds=step.eta_seconds,
         metrics={"step": step.step, "total_steps": step.total, **step.metrics},
     )
+
+
+def account(context: Context, beat: Beat) -> None:
+    """What the time of this machine's first process went to is what the stage's did."""
+    found = Account(spent=beat.spent, stall_limit=beat.limit)
+    context.progress.account = lambda: found
 
 
 def _success(context: Context, config: TrainConfig) -> Termination:
