@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training process that is frozen is found, named and survived."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kinema_api.exits import Exit, Termination
+from kinema_api.stage import TrainConfig
+from kinema_stage.ledger import Spent
+from kinema_stage.pace import Phase
+from kinema_trainer.gang import QUIET_SECONDS, SLACK_SECONDS, Roll, sentence
+from kinema_trainer.reports import Beat, Failure
+
+from tests.unit.trainer.conftest import Engine
+
+STALL, STEPS = 10, 60
+
+
+def beat(number: int, *, phase: Phase = Phase.WORKING, limit: float = 10) -> Beat:
+    return Beat(number=number, phase=phase, limit=limit, spent=Spent(productive=number))
+
+
+def test_a_sign_of_life_survives_as_json() -> None:
+    for one in (beat(3), beat(4, phase=Phase.STARTING, limit=float("inf"))):
+        assert Beat.decode(one.encode()) == one
+
+
+def test_who_gives_no_sign_is_quiet_then_overdue_and_others_are_not() -> None:
+    roll = Roll()
+    for now in range(30):
+        roll.hear({0: beat(now), 1: beat(min(now, 7)), 2: beat(min(now, 7), phase=Phase.ENDED)}, now=now)
+        silent = now - 7
+        assert (1 in roll.quiet(now=now)) == (silent > QUIET_SECONDS)
+        assert (1 in roll.overdue(now=now)) == (silent > 10 + SLACK_SECONDS)
+        assert not {0, 2} & set(roll.quiet(now=now))
+    assert roll.first() == beat(29)
+
+
+def test_a_slow_start_is_allowed_its_own_limit() -> None:
+    roll = Roll()
+    roll.hear({0: beat(1, phase=Phase.STARTING, limit=1800)}, now=0)
+    assert (roll.quiet(now=900), roll.overdue(now=900)) == ({0: 900}, {})
+    assert roll.overdue(now=1803) == {0: 1803}
+
+
+def test_the_sentence_names_the_cause_and_who_waited() -> None:
+    peer = Failure(rank=0, code=71, message="rank 0 did not move", at=0)
+    assert sentence({1: 12.3}, limit=10, states={1: "T"}, stalled={0: peer}) == (
+        "rank 1 (stopped by a signal) gave no sign of life for 12 s, the limit is 10 s; rank 0 hung waiting for it"
+    )
+    assert sentence({1: 12, 3: 13}, limit=10, states={}, stalled={}) == (
+        "rank 1 (it does not answer) and rank 3 (it does not answer) each gave no sign of life for 13 s,"
+        " the limit is 10 s"
+    )
+
+
+def wait_for(found: Callable[[], bool], *, seconds: float, what: str) -> None:
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not found():
+        assert time.monotonic() < deadline, what
+        pause.wait(0.05)
+
+
+class Stage:
+    """The train stage in a process of its own."""
+
+    def __init__(self, folder: Path, config: TrainConfig) -> None:
+        path = folder / f"{config.attempt}.json"
+        path.write_text(config.model_dump_json(by_alias=True))
+        self.log = folder / f"{config.attempt}.termination"
+        self.output = folder / f"{config.attempt}.log"
+        settings = {"KINEMA_METRICS_PORT": "0", "KINEMA_TERMINATION_LOG": str(self.log), "OMP_NUM_THREADS": "1"}
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "kinema_stage.main", "train", "--config", str(path)],
+                env={**os.environ, **settings},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def worker(self, rank: int) -> psutil.Process:
+        """The training process of a rank."""
+        workers = psutil.Process(self.process.pid).children(recursive=True)
+        return next(one for one in workers if one.environ().get("RANK") == str(rank))
+
+    def end(self, seconds: float) -> Termination:
+        """How it ended, within so many seconds."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"it did not end: {self.output.read_text()[-3000:]}")
+        return Termination.model_validate_json(self.log.read_bytes())
+
+    def kill(self) -> None:
+        """Leave nothing behind."""
+        if self.process.poll() is None:
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                child.kill()
+            self.process.kill()
+        self.process.wait()
+
+
+def test_a_frozen_rank_is_found_named_and_survived(engine: Engine, tmp_path: Path) -> None:
+    config = engine.config(
+        steps=STEPS, batchPerDevice=1, stallSeconds=STALL, checkpoint={"everySteps": 5, "keep": 2}
+    ).model_copy(update={"devices_per_node": 2})
+    metrics = engine.workspace.local(f"{config.run}/metrics.jsonl")
+    first = Stage(tmp_path, config)
+    try:
+        wait_for(
+            lambda: metrics.exists() and len(metrics.read_bytes().splitlines()) >= 12,
+            seconds=300,
+            what="twelve steps are made",
+        )
+        frozen = first.worker(1)
+        frozen.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        end = first.end(3 * STALL)
+        assert time.monotonic() - began < 3 * STALL
+    finally:
+        first.kill()
+    assert (first.process.returncode, end.code, end.reason) == (Exit.STALLED, Exit.STALLED, "Stalled")
+    assert end.message.startswith("rank 1 (stopped by a signal) gave no sign of life for 1"), end.message
+    assert "the limit is 10 s" in end.message
+    assert end.stacks is not None
+    assert end.stacks.endswith("stacks/train/attempt-1-rank-1.txt")
+    stacks = engine.workspace.local(f"{config.run}/stacks/train")
+    assert "state T (stopped by a signal)" in (stacks / "attempt-1-rank-1.txt").read_text()
+    assert "most recent call first" in (stacks / "attempt-1-rank-0.txt").read_text()
+    assert end.seconds["starting"] > 0
+    assert end.seconds["lost"] >= STALL - 1
+    assert not frozen.is_running() or frozen.status() == psutil.STATUS_ZOMBIE
+
+    second = Stage(tmp_path, config.model_copy(update={"attempt": 2}))
+    try:
+        end = second.end(300)
+    finally:
+        second.kill()
+    assert (end.code, end.counts["steps"]) == (Exit.OK, STEPS), end.message
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, STEPS + 1))
+    assert (end.seconds["lost"], end.log_tail) == (0, "")
