@@ -140,7 +140,7 @@ POD_REASONS: Mapping[str, Cause] = MappingProxyType(
 
 NODE_REFUSED = re.compile(r"^(OutOf\S+|\w*AdmissionError)$")
 """kubelet's word for a pod that does not fit after all, for instance OutOfnvidia.com/gpu."""
-SCRATCH_FULL = re.compile(r"(local ephemeral storage|emptyDir).*(exceeds|limit)|exceeds.*(ephemeral|emptyDir)")
+SCRATCH_FULL = re.compile(r"(ephemeral|emptyDir).*exceeds|exceeds.*(ephemeral|emptyDir)", re.IGNORECASE)
 NAME_CONTAINERS = frozenset({"init-pytorch"})
 """Init containers that wait for the name of the gang's master to resolve."""
 

@@ -108,7 +108,8 @@ class Story:
             if manifest["metadata"]["name"] not in self.refused:
                 self._create(manifest)
         if decision.status is not None:
-            self.job["status"] = decision.status
+            progress = decision.progress or (self.job.get("status") or {}).get("progress")
+            self.job["status"] = decision.status | ({"progress": progress} if progress else {})
         for deletion in decision.delete:
             self.deleted.append(deletion.name)
             self.children.pop(deletion.name, None)
