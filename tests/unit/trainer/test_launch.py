@@ -14,11 +14,12 @@ import torch
 from torch.distributed import DistBackendError, DistStoreError
 
 from kinema_api.exits import Exit, StageError
+from kinema_stage.memory import Memory
 from kinema_stage.pace import Rule
 from kinema_stage.termination import WorkerError
 from kinema_stage.watchdog import Stall, Watchdog
 from kinema_trainer import launch
-from kinema_trainer.launch import Place
+from kinema_trainer.launch import Ended, Place, judge
 from kinema_trainer.reports import Failure, Inbox, Reporter, Step
 from kinema_trainer.worker import classify
 
@@ -253,3 +254,35 @@ def test_a_stopped_watchdog_ends_nothing() -> None:
     watchdog._thread.join(5)
     assert not watchdog._thread.is_alive()
     assert stalls == []
+
+
+def ended(*, code: int, errors: str = "", memory: Memory | None = None) -> Ended:
+    """An end of two processes that said nothing."""
+    return Ended(code=code, pids={0: 40, 1: 41}, interrupted=False, errors=errors, memory=memory)
+
+
+KILLED = "line\nSignal 9 (SIGKILL) received by PID 41\nmore"
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "words"),
+    [
+        (ended(code=1, errors=KILLED), Exit.COMMUNICATION, "the training process of rank 1 was killed by SIGKILL"),
+        (
+            ended(code=1, errors="Signal 11 (SIGSEGV) received by PID 99"),
+            Exit.COMMUNICATION,
+            "a training process was killed by SIGSEGV",
+        ),
+        (ended(code=-9), Exit.COMMUNICATION, "a training process was killed by SIGKILL"),
+        (
+            ended(code=1, errors=KILLED, memory=Memory(current=1 << 30, peak=2 << 30, limit=2 << 30, kills=1)),
+            Exit.HOST_OUT_OF_MEMORY,
+            "rank 1 was killed by SIGKILL.*limit 2.00 GiB.*raise memory in stages.train.resources",
+        ),
+    ],
+)
+def test_a_killed_process_is_named_with_its_signal(end: Ended, code: Exit, words: str) -> None:
+    place = Place(nodes=1, node=0, processes=2, address="127.0.0.1", port=0)
+    with pytest.raises(WorkerError, match=words) as caught:
+        judge(place, end)
+    assert (caught.value.code, caught.value.tail) == (code, end.errors)
