@@ -38,12 +38,13 @@ FROM_CHECKPOINT = """
 from pathlib import Path
 from diffusers import WanTransformer3DModel
 from kinema_stage.workspace import FolderWorkspace
+from kinema_trainer import dcp
 from kinema_trainer.checkpoints import require
 from kinema_trainer.weights import read_into
 root, run, weights = sys.argv[1:]
 workspace = FolderWorkspace(f"file://{root}")
 model = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(Path(weights, "transformer")))
-read_into(model, workspace.local(require(workspace, f"{run}/checkpoints").folder), under="model")
+read_into(model, dcp.reader(workspace, require(workspace, f"{run}/checkpoints").folder), under="model")
 print(json.dumps(forward(model)))
 """
 FROM_EXPORT = """

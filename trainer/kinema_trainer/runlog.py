@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from kinema_stage.artifact import timestamp
 from kinema_stage.workspace import FolderWorkspace, Workspace
+from kinema_trainer.mirror import Mirror
 
 METRICS, EVENTS, TENSORBOARD = "metrics.jsonl", "events.jsonl", "tensorboard"
 
@@ -31,12 +32,16 @@ class RunLog:
 
     def __init__(self, workspace: Workspace, folder: str, *, step: int, attempt: int) -> None:
         lost = _cut(workspace, f"{folder}/{METRICS}", step=step)
-        assert isinstance(workspace, FolderWorkspace)
-        path = workspace.local(f"{folder}/{METRICS}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._metrics = path.open("a", encoding="utf-8")
-        self._events = workspace.local(f"{folder}/{EVENTS}").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workspace.local(f"{folder}/{TENSORBOARD}")), purge_step=step + 1)
+        self._mirror: Mirror | None = None
+        if isinstance(workspace, FolderWorkspace):
+            place = workspace.local(folder)
+            place.mkdir(parents=True, exist_ok=True)
+        else:
+            self._mirror = Mirror(workspace, folder, kept=(METRICS, EVENTS))
+            place = self._mirror.local
+        self._metrics = (place / METRICS).open("a", encoding="utf-8")
+        self._events = (place / EVENTS).open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(place / TENSORBOARD), purge_step=step + 1)
         self.event("started" if step == 0 else "resumed", attempt=attempt, step=step, repeats=lost)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -52,11 +57,19 @@ class RunLog:
         self._events.write(json.dumps({"event": name, "time": timestamp(), **fields}) + "\n")
         self._events.flush()
 
+    def upload(self) -> None:
+        """Bring all that was recorded so far into the workspace, where it is a bucket."""
+        if self._mirror is not None:
+            self._board.flush()
+            self._mirror.upload()
+
     def close(self) -> None:
         """Write what is left."""
         self._board.close()
         self._metrics.close()
         self._events.close()
+        if self._mirror is not None:
+            self._mirror.close()
 
 
 def _cut(workspace: Workspace, path: str, *, step: int) -> int:

@@ -16,7 +16,8 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from kinema_api.exits import StageError
 from kinema_stage.artifact import Manifest, publish, sizes
-from kinema_stage.workspace import FolderWorkspace, Workspace
+from kinema_stage.workspace import Workspace
+from kinema_trainer import dcp
 from kinema_trainer.checkpoints import Position, folder_of, recorded
 
 State = Mapping[str, Any]
@@ -41,7 +42,7 @@ def plain_errors() -> Iterator[None]:
 def load(workspace: Workspace, folder: str, state: State, *, group: dist.ProcessGroup | None = None) -> None:
     """Fill `state` from a checkpoint; the number of processes may differ from the one that wrote it."""
     with plain_errors():
-        load_tensors(dict(state), checkpoint_id=workspace.fetch(folder), process_group=group)
+        load_tensors(dict(state), storage_reader=dcp.reader(workspace, folder), process_group=group)
 
 
 class Saver:
@@ -58,6 +59,7 @@ class Saver:
         manifest: who writes; step, position and sizes are filled in.
         saved: the position that the run starts from, which needs no checkpoint.
         moved: called while the loop waits for a checkpoint that grows.
+        before: called by the leader, in another thread, before a checkpoint is published.
         on_complete: called in the background once a checkpoint is complete.
     """
 
@@ -72,6 +74,7 @@ class Saver:
         manifest: Manifest,
         saved: Position,
         moved: Callable[[], None],
+        before: Callable[[], None] | None = None,
         on_complete: Callable[[Position], None] = lambda position: None,
     ) -> None:
         self._workspace = workspace
@@ -82,6 +85,8 @@ class Saver:
         self._manifest = manifest
         self._saved = saved
         self._moved = moved
+        self._before = before
+        self._staged = 0
         self._on_complete = on_complete
         self._pending: tuple[Position, Future[None]] | None = None
         self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -97,10 +102,8 @@ class Saver:
         self.finish()
         if position == self._saved:
             return
-        assert isinstance(self._workspace, FolderWorkspace)
-        folder = self._workspace.local(folder_of(self._root, position.step))
-        folder.mkdir(parents=True, exist_ok=True)
-        written = async_save(dict(state), checkpoint_id=folder, process_group=self._group)
+        writer = dcp.writer(self._workspace, folder_of(self._root, position.step), moved=self._count)
+        written = async_save(dict(state), storage_writer=writer, process_group=self._group)
         assert isinstance(written, Future)
         self._pending = (position, self._finisher.submit(self._complete, position, written))
         self._saved = position
@@ -130,18 +133,20 @@ class Saver:
     def _complete(self, position: Position, written: Future[Any]) -> None:
         written.result()
         if self._leads:
+            if self._before is not None:
+                self._before()
             self._publish(position)
             self._on_complete(position)
             self._retain()
         else:
             self._on_complete(position)
 
+    def _count(self, more: int) -> None:
+        self._staged += more
+
     def _size(self, position: Position) -> int:
-        """Bytes of a checkpoint so far, by all processes; 0 when a file was just moved into place."""
-        try:
-            return sum(sizes(self._workspace, folder_of(self._root, position.step)).values())
-        except FileNotFoundError:
-            return 0
+        """Bytes of a checkpoint so far: in the workspace, by all processes; and on their way to it, by this one."""
+        return self._staged + sum(sizes(self._workspace, folder_of(self._root, position.step)).values())
 
     def _publish(self, position: Position) -> None:
         folder = folder_of(self._root, position.step)

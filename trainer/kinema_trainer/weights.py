@@ -18,11 +18,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import StorageReader
 
 from kinema_api.exits import Exit, StageError
 from kinema_trainer.saver import plain_errors
@@ -206,12 +207,14 @@ def write_checkpoint(source: Source, folder: Path, *, on_tensor: OnTensor = _not
         save(dict(source.shapes), storage_writer=writer, planner=_StreamingSave(source, on_tensor), no_dist=True)
 
 
-def verify_checkpoint(source: Source, folder: Path, *, under: str = "", on_tensor: OnTensor = _nothing) -> int:
+def verify_checkpoint(
+    source: Source, checkpoint: StorageReader, *, under: str = "", on_tensor: OnTensor = _nothing
+) -> int:
     """Compare a sharded checkpoint with a model folder bit by bit and return how many tensors it has.
 
     Args:
         source: the tensors.
-        folder: the checkpoint, written by any number of processes.
+        checkpoint: written by any number of processes.
         under: the part of the checkpoint that holds the weights; all of it when empty.
         on_tensor: called after each tensor; what it raises ends the work.
 
@@ -222,21 +225,21 @@ def verify_checkpoint(source: Source, folder: Path, *, under: str = "", on_tenso
     planner = _StreamingCheck(source, prefix, on_tensor)
     wanted = {f"{prefix}{name}": shape for name, shape in source.shapes.items()}
     with plain_errors():
-        load(wanted, storage_reader=FileSystemReader(folder), planner=planner, no_dist=True)
+        load(wanted, storage_reader=checkpoint, planner=planner, no_dist=True)
     missing = [name for name, shape in source.shapes.items() if planner.checked[name] != shape.numel()]
     if missing:
         raise StageError(Exit.STORAGE, f"the checkpoint lacks {len(missing)} tensors, one is {min(missing)}")
     return len(source.shapes)
 
 
-def read_into(model: nn.Module, folder: Path, *, under: str = "") -> None:
+def read_into(model: nn.Module, checkpoint: StorageReader, *, under: str = "") -> None:
     """Load a sharded checkpoint into a whole model in this process.
 
     Args:
         model: its parameters are overwritten, in their own number format.
-        folder: the checkpoint.
+        checkpoint: written by any number of processes.
         under: the part of the checkpoint that holds the weights, for instance `ema`; all of it when empty.
     """
     tensors: Mapping[str, Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
     with plain_errors():
-        load({under: dict(tensors)} if under else dict(tensors), checkpoint_id=folder, no_dist=True)
+        load({under: dict(tensors)} if under else dict(tensors), storage_reader=checkpoint, no_dist=True)

@@ -39,7 +39,7 @@ from kinema_trainer.parallel import Team
 from kinema_trainer.reports import Beat, Reporter
 from kinema_trainer.runlog import RunLog
 from kinema_trainer.shards import ShardIndex, read_empty_text
-from kinema_trainer.weights import read_config
+from kinema_trainer.weights import CONFIG, read_config
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +164,7 @@ def train(
             manifest=manifest(config),
             saved=run.position,
             moved=watchdog.moved,
+            before=log.upload if log is not None else None,
             on_complete=lambda position: trainer.covered(position),
         ),
         state=run.state,
@@ -276,7 +277,7 @@ class Run:
         family = adapter(config.model)
         model = parallel.shard(
             family,
-            read_config(workspace.fetch(start)),
+            read_config(workspace.fetch(start, CONFIG)),
             device=here,
             world=team.world,
             precision=settings.precision,

@@ -18,6 +18,7 @@ import torch
 from diffusers import WanPipeline
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 
 from kinema_api.exits import Exit, StageError
@@ -26,7 +27,7 @@ from kinema_api.stage import TrainConfig
 from kinema_stage.artifact import Manifest
 from kinema_stage.pace import NEVER
 from kinema_stage.watchdog import Watchdog
-from kinema_trainer import loop, saver
+from kinema_trainer import dcp, loop, saver
 from kinema_trainer.checkpoints import Position, complete, folder_of, newest
 from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.saver import Saver
@@ -49,7 +50,7 @@ def trained(engine: Engine, config: TrainConfig, *, under: str = "model") -> dic
     found = newest(engine.workspace, f"{config.run}/checkpoints")
     assert found is not None
     model = ADAPTER.build(read_config(engine.weights / "transformer"))
-    read_into(model, engine.workspace.local(found.folder), under=under)
+    read_into(model, dcp.reader(engine.workspace, found.folder), under=under)
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
@@ -131,9 +132,9 @@ def test_an_interruption_waits_for_no_further_pass_and_writes_nothing_twice(
     passes: list[tuple[int, int]] = []
     writes: list[Path] = []
 
-    def async_save(state: Any, *, checkpoint_id: Path, **rest: Any) -> Any:
-        writes.append(checkpoint_id)
-        return dcp_async_save(state, checkpoint_id=checkpoint_id, **rest)
+    def async_save(state: Any, *, storage_writer: FileSystemWriter, **rest: Any) -> Any:
+        writes.append(Path(storage_writer.path))
+        return dcp_async_save(state, storage_writer=storage_writer, **rest)
 
     with monkeypatch.context() as patch, pytest.raises(StageError, match="saved step 2 of 6"):
         patch.setattr(saver, "async_save", async_save)
@@ -352,8 +353,8 @@ def test_a_checkpoint_is_of_the_moment_it_was_asked_for(
     root = f"{fast.run}/checkpoints"
     assert newest(engine.workspace, root) is not None
     slow_model, fast_model = (ADAPTER.build(read_config(engine.weights / "transformer")) for _ in range(2))
-    read_into(slow_model, engine.workspace.local(folder_of(f"{slow.run}/checkpoints", 3)), under="model")
-    read_into(fast_model, engine.workspace.local(folder_of(root, 3)), under="model")
+    read_into(slow_model, dcp.reader(engine.workspace, folder_of(f"{slow.run}/checkpoints", 3)), under="model")
+    read_into(fast_model, dcp.reader(engine.workspace, folder_of(root, 3)), under="model")
     assert difference(dict(slow_model.named_parameters()), dict(fast_model.named_parameters())) == 0
 
 

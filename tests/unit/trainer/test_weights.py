@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from kinema_api.exits import Exit, StageError
 from kinema_api.inputs import Weights
@@ -42,7 +43,7 @@ def convert_config(engine: Engine, pipeline: Path) -> ConvertConfig:
 def test_round_trip_is_exact(engine: Engine, weights: Path, tmp_path: Path) -> None:
     folder = engine.workspace.local(f"artifacts/convert/{CONVERTED}")
     model = ADAPTER.build(read_config(folder))
-    read_into(model, folder)
+    read_into(model, FileSystemReader(folder))
     ADAPTER.save(model, tmp_path / "back")
     before, after = load_file(weights / "transformer" / FILE), load_file(tmp_path / "back" / FILE)
     assert before.keys() == after.keys()
@@ -55,7 +56,7 @@ def test_stored_number_formats_and_odd_values_survive(transformer: Path, tmp_pat
     tensors["proj_out.bias"][:3] = torch.tensor([float("nan"), -0.0, float("inf")])
     save_file(tensors, transformer / FILE)
     write_checkpoint(Source(transformer), tmp_path / "checkpoint")
-    assert verify_checkpoint(Source(transformer), tmp_path / "checkpoint") == len(tensors)
+    assert verify_checkpoint(Source(transformer), FileSystemReader(tmp_path / "checkpoint")) == len(tensors)
 
 
 def test_a_changed_tensor_is_found(transformer: Path, tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_a_changed_tensor_is_found(transformer: Path, tmp_path: Path) -> None:
     tensors["blocks.1.ffn.net.2.bias"][0] += 1e-7
     save_file(tensors, transformer / FILE)
     with pytest.raises(StageError, match=r"tensor blocks\.1\.ffn\.net\.2\.bias read back differs") as caught:
-        verify_checkpoint(Source(transformer), tmp_path / "checkpoint")
+        verify_checkpoint(Source(transformer), FileSystemReader(tmp_path / "checkpoint"))
     assert caught.value.code is Exit.STORAGE
 
 
@@ -77,7 +78,7 @@ def test_weights_in_several_files_are_read_by_their_index(transformer: Path, tmp
     (transformer / FILE).unlink()
     (transformer / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
     write_checkpoint(Source(transformer), tmp_path / "checkpoint")
-    assert verify_checkpoint(Source(transformer), tmp_path / "checkpoint") == len(tensors)
+    assert verify_checkpoint(Source(transformer), FileSystemReader(tmp_path / "checkpoint")) == len(tensors)
     (transformer / "part-1.safetensors").unlink()
     with pytest.raises(StageError, match=r"lacks part-1\.safetensors: download the weights again"):
         Source(transformer)

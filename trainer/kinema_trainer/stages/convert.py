@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 import torch
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from kinema_api.exits import Termination
 from kinema_api.names import Stage
@@ -58,7 +59,7 @@ def _convert(context: Context, scratch: Path) -> Manifest:
     total = len(source.shapes)
     tally = Tally(context, 2 * total)
     write_checkpoint(source, scratch, on_tensor=tally)
-    verified = verify_checkpoint(source, scratch, on_tensor=tally)
+    verified = verify_checkpoint(source, FileSystemReader(scratch), on_tensor=tally)
     (scratch / CONFIG).write_text(json.dumps(source.config, indent=1))
     return seal(
         scratch,

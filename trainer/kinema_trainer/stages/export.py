@@ -17,6 +17,7 @@ from kinema_api.stage import ExportConfig
 from kinema_stage.artifact import Manifest, publish, published, sizes, success
 from kinema_stage.context import Context
 from kinema_stage.workspace import local_path
+from kinema_trainer import dcp
 from kinema_trainer.checkpoints import Found, require
 from kinema_trainer.models import adapter
 from kinema_trainer.tally import Tally
@@ -55,7 +56,7 @@ def run(context: Context) -> Termination:
 
 def _fill(context: Context, config: ExportConfig, found: Found, scratch: Path) -> None:
     family = adapter(config.model)
-    pipeline, checkpoint = local_path(config.weights.uri), context.workspace.fetch(found.folder)
+    pipeline = local_path(config.weights.uri)
     under = "ema" if config.ema else "model"
     parts = parts_of(pipeline)
     settings = read_config(pipeline / TRANSFORMER)
@@ -68,13 +69,13 @@ def _fill(context: Context, config: ExportConfig, found: Found, scratch: Path) -
         shutil.copy2(pipeline / part, scratch / part)
     model.to_empty(device="cpu")
     family.restore_buffers(model, torch.device("cpu"))
-    read_into(model, checkpoint, under=under)
+    read_into(model, dcp.reader(context.workspace, found.folder), under=under)
     context.check_interrupted()
     family.save(model, scratch / TRANSFORMER)
     source = Source(scratch / TRANSFORMER)
     check_names(source, model, scratch / TRANSFORMER)
     del model
-    verify_checkpoint(source, checkpoint, under=under, on_tensor=tally)
+    verify_checkpoint(source, dcp.reader(context.workspace, found.folder), under=under, on_tensor=tally)
 
 
 def parts_of(pipeline: Path) -> list[Path]:
