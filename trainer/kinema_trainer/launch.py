@@ -172,9 +172,6 @@ def run(
             inbox.close()
     if watch.stalled is not None:
         raise watch.stalled
-    if failure is not None:
-        tail = failure.tail or errors.text
-        raise WorkerError(Exit(failure.code), failure.message, stacks=failure.stacks, tail=tail)
     memory = Memory.read()
     ended = Ended(
         code=child.returncode,
@@ -183,6 +180,13 @@ def run(
         errors=errors.text,
         memory=memory if memory.kills > kills else None,
     )
+    # A peer's lost connection is a consequence; the kernel knows of the cause.
+    lost_peer = failure is not None and failure.code == Exit.COMMUNICATION
+    if failure is not None and not (lost_peer and ended.memory is not None):
+        known = lost_peer and _SIGNALLED.search(ended.errors)
+        message = f"{failure.message}; {ended.killed()}" if known else failure.message
+        tail = failure.tail or errors.text
+        raise WorkerError(Exit(failure.code), message, stacks=failure.stacks, tail=tail)
     judge(place, ended)
 
 

@@ -23,7 +23,7 @@ def test_a_stage_that_hangs_leaves_stacks_a_sentence_and_its_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes: list[int] = []
-    monkeypatch.setattr(main.Rule, "of", lambda config: Rule(floor=0, override=0.2))
+    monkeypatch.setattr(Rule, "of", lambda config: Rule(floor=0, override=0.2))
     monkeypatch.setattr(os, "_exit", codes.append)
     monkeypatch.setenv("KINEMA_TERMINATION_LOG", str(tmp_path / "termination"))
     context = context_of(check_config(tmp_path))

@@ -286,3 +286,13 @@ def test_a_killed_process_is_named_with_its_signal(end: Ended, code: Exit, words
     with pytest.raises(WorkerError, match=words) as caught:
         judge(place, end)
     assert (caught.value.code, caught.value.tail) == (code, end.errors)
+
+
+def test_a_lost_peer_is_named_with_its_signal(tmp_path: Path) -> None:
+    program = (
+        f"import sys\n{REPORTER}r.failed(70, 'another training process went away')\n"
+        "print('Signal 9 (SIGKILL) received by PID 1', file=sys.stderr)\nsys.exit(1)\n"
+    )
+    with pytest.raises(WorkerError, match="went away; a training process was killed by SIGKILL") as caught:
+        run_program(tmp_path, program, processes=2)
+    assert caught.value.code is Exit.COMMUNICATION
