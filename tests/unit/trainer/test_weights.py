@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.storage import StorageReader
 
 from kinema_api.exits import Exit, StageError
 from kinema_api.inputs import Weights
@@ -145,12 +146,12 @@ def test_a_convert_that_lost_its_claim_publishes_nothing(
     context = engine.context(config)
     there: list[bool] = []
 
-    def rob(source: Source, folder: Path, **options: Any) -> int:
+    def rob(source: Source, checkpoint: StorageReader, **options: Any) -> int:
         there.append(engine.workspace.exists(context.folder))
         if len(there) == 1:
             # The same holder may take over at once: what a replaced pod does.
             assert try_claim(engine.workspace, context.claim, holder=context.holder) is not None
-        return verify_checkpoint(source, folder, **options)
+        return verify_checkpoint(source, checkpoint, **options)
 
     monkeypatch.setattr(convert, "verify_checkpoint", rob)
     assert convert.run(context).reason == "Succeeded"
@@ -165,9 +166,9 @@ def test_a_convert_that_another_finished_first_keeps_that_result(
     config = convert_config(engine, weights)
     context = engine.context(config)
 
-    def finish(source: Source, folder: Path, **options: Any) -> int:
+    def finish(source: Source, checkpoint: StorageReader, **options: Any) -> int:
         publish(engine.workspace, context.folder, Manifest(stage=Stage.CONVERT, key=config.key, job="local/first"))
-        return verify_checkpoint(source, folder, **options)
+        return verify_checkpoint(source, checkpoint, **options)
 
     monkeypatch.setattr(convert, "verify_checkpoint", finish)
     assert convert.run(context).reason == "ArtifactExists"

@@ -16,7 +16,7 @@ from kinema_api.stage import ConvertConfig
 from kinema_stage.artifact import Manifest, published, seal, success
 from kinema_stage.claim import Claim, wait_or_claim
 from kinema_stage.context import Context
-from kinema_stage.workspace import local_path
+from kinema_stage.weights import fetch
 from kinema_trainer.models import adapter
 from kinema_trainer.tally import Tally
 from kinema_trainer.weights import CONFIG, Source, check_names, verify_checkpoint, write_checkpoint
@@ -51,7 +51,7 @@ def _convert(context: Context, scratch: Path) -> Manifest:
     """Fill a scratch folder with the whole artifact, manifest and all."""
     config = context.config
     assert isinstance(config, ConvertConfig)
-    folder = local_path(config.weights.uri) / "transformer"
+    folder = fetch(config.weights, "transformer") / "transformer"
     source = Source(folder)
     with torch.device("meta"):
         model = adapter(config.model).build(source.config)

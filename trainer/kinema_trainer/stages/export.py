@@ -16,7 +16,7 @@ from kinema_api.names import Stage
 from kinema_api.stage import ExportConfig
 from kinema_stage.artifact import Manifest, publish, published, sizes, success
 from kinema_stage.context import Context
-from kinema_stage.workspace import local_path
+from kinema_stage.weights import fetch
 from kinema_trainer import dcp
 from kinema_trainer.checkpoints import Found, require
 from kinema_trainer.models import adapter
@@ -56,7 +56,7 @@ def run(context: Context) -> Termination:
 
 def _fill(context: Context, config: ExportConfig, found: Found, scratch: Path) -> None:
     family = adapter(config.model)
-    pipeline = local_path(config.weights.uri)
+    pipeline = fetch(config.weights)
     under = "ema" if config.ema else "model"
     parts = parts_of(pipeline)
     settings = read_config(pipeline / TRANSFORMER)

@@ -18,7 +18,7 @@ from kinema_api.stage import FeaturesConfig
 from kinema_stage import artifact, clips
 from kinema_stage.claim import TTL, try_claim, wait_or_claim
 from kinema_stage.context import Context
-from kinema_stage.workspace import local_path
+from kinema_stage.weights import fetch
 from kinema_trainer import device, energon, reuse
 from kinema_trainer.encoders import DTYPES, Encoders
 from kinema_trainer.encoding import ClaimLostError, ShardEncoder, ShardPlan, order, plan
@@ -40,7 +40,7 @@ def run(context: Context, *, ttl: float = TTL) -> Termination:
         per_shard=config.settings.clips_per_shard,
     )
     encoders = Encoders(
-        local_path(config.weights.uri),
+        fetch(config.weights, "vae", "text_encoder", "tokenizer"),
         device=device.find().device,
         dtype=DTYPES[config.settings.dtype],
         text_length=config.model.text_length,
