@@ -8,8 +8,11 @@ in the description instead, where `kubectl explain` shows them.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,11 @@ from kinema_api.pool import PoolSpec
 from kinema_api.status import JobStatus
 
 Schema = dict[str, Any]
+
+ANNOTATION_DIGEST = f"{GROUP}/definition-digest"
+"""What the definition says, as a digest: the operator finds out by it whether the installed one is its own."""
+ANNOTATION_VERSION = f"{GROUP}/definition-version"
+"""The release that the definition belongs to."""
 
 _DROPPED = ("title", "default", "propertyNames", "examples")
 
@@ -93,32 +101,38 @@ def _describe(text: str, default: Any) -> str:
 def _definition(
     *, kind: str, plural: str, short: str, scope: str, schema: Schema, version: Schema, categories: list[str]
 ) -> Schema:
+    spec = {
+        "group": GROUP,
+        "scope": scope,
+        "names": {
+            "kind": kind,
+            "listKind": f"{kind}List",
+            "plural": plural,
+            "singular": kind.lower(),
+            "shortNames": [short],
+            "categories": categories,
+        },
+        "versions": [
+            {
+                "name": VERSION,
+                "served": True,
+                "storage": True,
+                **version,
+                "schema": {"openAPIV3Schema": schema},
+            }
+        ],
+    }
+    annotations = {ANNOTATION_DIGEST: _digest(spec), ANNOTATION_VERSION: version_of("kinema-api")}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{GROUP}"},
-        "spec": {
-            "group": GROUP,
-            "scope": scope,
-            "names": {
-                "kind": kind,
-                "listKind": f"{kind}List",
-                "plural": plural,
-                "singular": kind.lower(),
-                "shortNames": [short],
-                "categories": categories,
-            },
-            "versions": [
-                {
-                    "name": VERSION,
-                    "served": True,
-                    "storage": True,
-                    **version,
-                    "schema": {"openAPIV3Schema": schema},
-                }
-            ],
-        },
+        "metadata": {"name": f"{plural}.{GROUP}", "annotations": annotations},
+        "spec": spec,
     }
+
+
+def _digest(spec: Schema) -> str:
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _root(*, description: str, spec: Schema, status: Schema | None = None, extra: Schema | None = None) -> Schema:

@@ -58,6 +58,11 @@ class Metrics:
             registry=self.registry,
         )
         self.leader = Gauge("kinema_leader", "1 while this replica leads", registry=self.registry)
+        self.definitions = Gauge(
+            "kinema_definitions_confirmed",
+            "1 once this replica leads and the installed CRDs were found to be its own, or may not be read",
+            registry=self.registry,
+        )
         Info("kinema_build", "What runs here", registry=self.registry).info({"version": version("kinema-operator")})
 
     def watch(self, *, store: Store, queue: Queue, watches: Watches) -> None:

@@ -13,6 +13,7 @@ from kinema_kube import Kube, Resource, connect
 from kinema_kube.errors import KubeError
 from kinema_operator.certificate import Keeper
 from kinema_operator.controller import Controller
+from kinema_operator.definitions import ForeignDefinitionError, confirm
 from kinema_operator.election import Lease, LeaseLostError
 from kinema_operator.informer import inform
 from kinema_operator.metrics import Metrics
@@ -133,6 +134,10 @@ class _Leader:
             await asyncio.wait({informer}, timeout=STOP_SECONDS)
             await _cancel([informer])
             return well
+        except ForeignDefinitionError as error:
+            # Ending gives the Lease to a replica of the release that the definitions belong to.
+            log.error("%s", error)
+            return False
         finally:
             self.queue.close()
             await _cancel(tasks)
@@ -143,13 +148,15 @@ class _Leader:
 
         async def fill() -> None:
             nonlocal served
+            await confirm(self.kube)
+            self.metrics.definitions.set(1)
             if self.settings.server.url:
                 await self.keeper.begin()
             while not served:
                 try:
                     served = await self.resync.once()
                 except KubeError as error:
-                    log.warning("the first list: %s: %s; are the CRDs installed?", type(error).__name__, error)
+                    log.warning("the first list: %s: %s", type(error).__name__, error)
                     await asyncio.sleep(RETRY)
 
         filling = asyncio.create_task(fill(), name="first list")

@@ -150,7 +150,12 @@ def test_with_watched_namespaces_no_right_on_jobs_reaches_further(render: Render
     objects = render(VALUES["two-namespaces"])
     for account in ("kinema-operator", "kinema-server"):
         everywhere = {resource for scope, resource, _ in rights(objects, account) if scope == "*"}
-        assert everywhere <= {"trainingpools", "tokenreviews", "subjectaccessreviews"}
+        assert everywhere <= {
+            "trainingpools",
+            "customresourcedefinitions",
+            "tokenreviews",
+            "subjectaccessreviews",
+        }
         there = {scope for scope, resource, _ in rights(objects, account) if resource == "videotrainingjobs"}
         assert there == {"team-a", "team-b"}
 
@@ -162,7 +167,8 @@ def test_the_crds_are_those_of_the_models(render: Render) -> None:
     for source in sources:
         found = rendered[source["metadata"]["name"]]
         assert found["spec"] == source["spec"]
-        assert found["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+        keep = {"helm.sh/resource-policy": "keep"}
+        assert found["metadata"]["annotations"] == source["metadata"]["annotations"] | keep
 
 
 def test_crds_can_be_left_to_others(render: Render) -> None:

@@ -574,3 +574,39 @@ def test_the_servers_certificate_is_there(team: Team, operator: Operator) -> Non
     (pod,) = team.pods()
     assert "BEGIN CERTIFICATE" in pod["metadata"]["annotations"]["kinema.dev/server-ca"]
     assert "PRIVATE KEY" not in operator.log()
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "says"),
+    [
+        ("kinema.dev/definition-version", "0.0.1", "is older than this operator"),
+        ("kinema.dev/definition-version", "99.0.0", "is newer than this operator"),
+        ("kinema.dev/definition-version", None, "is of another build"),
+    ],
+    ids=["older", "newer", "another-build"],
+)
+def test_definitions_that_are_not_its_own_end_the_operator(
+    team: Team, operator: Operator, annotation: str, value: str | None, says: str
+) -> None:
+    crd = "videotrainingjobs.kinema.dev"
+    own = json.loads(team.plane.kubectl("get", "crd", crd, "-o", "json"))["metadata"]["annotations"]
+    changed = [f"{annotation}={value or own[annotation]}", "kinema.dev/definition-digest=of-something-else"]
+    eventually("the operator is not ready", operator.ready)
+    operator.stop()
+    before = len(operator.log())
+    team.plane.kubectl("annotate", "crd", crd, "--overwrite", *changed)
+    try:
+        operator.start()
+        assert operator.process is not None
+        assert operator.process.wait(timeout=DEADLINE) == 1
+    finally:
+        kept = [f"{key}={own[key]}" for key in (annotation, "kinema.dev/definition-digest")]
+        team.plane.kubectl("annotate", "crd", crd, "--overwrite", *kept)
+    (sentence,) = [line for line in operator.log()[before:].splitlines() if f"CRD {crd}" in line]
+    assert says in sentence
+    assert "run `" in sentence
+    operator.start()
+    eventually("the operator is not ready", operator.ready)
+    eventually("its own are not confirmed", lambda: "kinema_definitions_confirmed 1.0" in operator.metrics())
+    team.apply()
+    team.reaches("Succeeded")

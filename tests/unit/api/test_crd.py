@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ def schemas() -> list[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize("name", render())
 def test_committed_definitions_are_the_generated_ones(name: str) -> None:
     assert (CRDS / name).read_text() == render()[name], "run make crds"
+
+
+def test_a_definition_carries_a_digest_of_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = pool_definition()["metadata"]["annotations"]
+    assert before["kinema.dev/definition-version"] == version("kinema-api")
+    assert pool_definition()["metadata"]["annotations"] == before
+    monkeypatch.setattr("kinema_api.crd._POOL_COLUMNS", [])
+    after = pool_definition()["metadata"]["annotations"]
+    assert after["kinema.dev/definition-digest"] != before["kinema.dev/definition-digest"]
 
 
 def test_definitions_are_written_by_the_command(tmp_path: Path) -> None:

@@ -52,6 +52,12 @@ def test_every_input_has_its_lock() -> None:
     assert set(without) == SHARED
 
 
+def test_definitions_are_written_and_compared_by_one_pydantic() -> None:
+    """The operator makes the digest of its definitions anew; another release may spell a schema differently."""
+    locks = ("requirements/dev.txt", "images/control-plane/requirements.txt")
+    assert len({pins(REPOSITORY / lock)["pydantic"] for lock in locks}) == 1
+
+
 def test_native_images_share_one_torch() -> None:
     torch = pins(REPOSITORY / "images/torch/requirements.txt")
     wan = pins(REPOSITORY / "images/wan2.1/requirements.txt")
