@@ -142,7 +142,6 @@ class Setting:
         return {
             "OMP_NUM_THREADS": str(self.threads),
             "KINEMA_METRICS_PORT": "0",
-            "KINEMA_STALL_SECONDS": "86400",
             "KINEMA_TERMINATION_LOG": str(self.root / "termination"),
         }
 

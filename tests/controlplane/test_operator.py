@@ -277,6 +277,8 @@ def test_a_job_goes_from_apply_to_succeeded(team: Team) -> None:
         "Running": "False",
         "Succeeded": "True",
         "Failed": "False",
+        "Suspended": "False",
+        "Progressing": "Unknown",
     }
     assert status["restarts"] == 0
     assert status["resolved"]["keys"]["features"] == "f1"
@@ -427,11 +429,9 @@ def test_a_pod_that_does_not_start_is_explained(team: Team) -> None:
     assert "not started yet" not in team.reaches("Succeeded")["message"]
 
 
-def test_progress_of_the_server_survives_the_operators_writes(team: Team) -> None:
-    team.rules.hold.add("train")
-    team.apply()
-    team.runs("train")
-    progress = {"stage": "train", "attempt": 1, "percentage": 42, "percent": "42%", "loss": "0.5"}
+def push(team: Team, stage: str) -> None:
+    """Write progress as the server does."""
+    progress = {"stage": stage, "attempt": 1, "percentage": 42, "percent": "42%", "loss": "0.5"}
     body = {
         "apiVersion": "kinema.dev/v1alpha1",
         "kind": "VideoTrainingJob",
@@ -442,8 +442,34 @@ def test_progress_of_the_server_survives_the_operators_writes(team: Team) -> Non
     query = "?fieldManager=kinema-server&force=true"
     team.plane.api.request("PATCH", path + query, body, content_type="application/apply-patch+yaml")
     assert "42%" in team.kubectl("get", "vtj", "wan")
+
+
+def test_progress_of_the_server_survives_the_operators_writes(team: Team) -> None:
+    last = STAGES[-1]
+    team.rules.hold.add(last)
+    team.apply()
+    team.runs(last)
+    push(team, last)
     team.rules.hold.clear()
     assert team.reaches("Succeeded")["progress"]["percentage"] == 42
+
+
+def test_a_stage_that_begins_does_not_show_the_progress_of_the_one_before(team: Team) -> None:
+    team.rules.hold |= {"train", "export"}
+    team.apply()
+    team.runs("train")
+    push(team, "train")
+    team.rules.hold.remove("train")
+    team.runs("export")
+    progress = eventually("the progress of train stays", lambda: shown_of(team, "export"))
+    assert (progress["percentage"], progress["loss"]) == (0, "0.5")
+    assert "42%" not in team.kubectl("get", "vtj", "wan")
+
+
+def shown_of(team: Team, stage: str) -> Raw:
+    """The progress in the status where it is of the stage, else nothing."""
+    progress: Raw = team.status().get("progress") or {}
+    return progress if progress.get("stage") == stage else {}
 
 
 @pytest.mark.parametrize("seed", range(3))

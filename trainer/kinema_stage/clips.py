@@ -45,17 +45,17 @@ class Clip(Model):
     caption: str
     """What the video shows."""
 
-    def decode(self, root: Path) -> npt.NDArray[np.uint8]:
+    def decode(self, path: Path) -> npt.NDArray[np.uint8]:
         """RGB frames [frames, height, width, 3].
 
         Args:
-            root: the dataset's folder, see `dataset.root_of`.
+            path: the video on this machine, see `dataset.fetch`.
 
         Raises:
             VideoError: the source cannot be decoded.
         """
         return decode(
-            root / self.video,
+            path,
             start=self.start_seconds,
             count=self.frames,
             fps=self.fps,

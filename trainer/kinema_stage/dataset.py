@@ -20,7 +20,6 @@ from kinema_api.keys import digest
 from kinema_stage.parallel import threads
 from kinema_stage.quarantine import Quarantined, Reason
 from kinema_stage.source import FolderSource, Source, open_source
-from kinema_stage.workspace import local_path
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".gif", ".ogv", ".3gp"}
@@ -100,12 +99,6 @@ def _is_folder(dataset: Dataset) -> bool:
 
 def _file_name(dataset: Dataset) -> str:
     return dataset.uri.rstrip("/").rpartition("/")[2]
-
-
-def root_of(dataset: Dataset) -> Path:
-    """The folder that paths of videos are relative to."""
-    path = local_path(dataset.uri)
-    return path if dataset.format is DatasetFormat.FOLDER else path.parent
 
 
 def tags(listing: Listing) -> dict[str, str]:

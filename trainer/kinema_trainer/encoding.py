@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from kinema_api.exits import Exit, StageError
+from kinema_api.inputs import Dataset
 from kinema_api.stage import FeaturesConfig
 from kinema_stage.claim import Claim
 from kinema_stage.clips import Clip
 from kinema_stage.context import Context
-from kinema_stage.dataset import root_of
+from kinema_stage.dataset import fetch
 from kinema_stage.video import VideoError
 from kinema_trainer import energon
 from kinema_trainer.encoders import Encoders
@@ -82,22 +83,24 @@ class _Loaded:
     fault: str = ""
 
 
-def frames_of(clip: Clip, root: Path) -> torch.Tensor:
+def frames_of(clip: Clip, dataset: Dataset) -> torch.Tensor:
     """The frames of a clip as the VAE takes them: [3, frames, height, width] in [-1, 1].
 
     Raises:
         VideoError: its frames cannot be decoded.
         StageError: the video is not there at all, which says nothing about the clip.
     """
-    source = root / clip.video
     try:
-        source.open("rb").close()
-    except OSError as error:
+        with fetch(dataset, clip.video) as path:
+            path.open("rb").close()
+            pixels = np.ascontiguousarray(clip.decode(path))
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise StageError(
             Exit.STORAGE,
-            f"{source}: {error.strerror}; it was there when the clips were listed: put it back, or start a new job",
+            f"{dataset.uri}: {clip.video}: {error.strerror}; it was there when the clips were listed: put it back,"
+            " or start a new job",
         ) from error
-    return torch.from_numpy(np.ascontiguousarray(clip.decode(root))).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)
+    return torch.from_numpy(pixels).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)
 
 
 class ShardEncoder:
@@ -113,7 +116,7 @@ class ShardEncoder:
     def __init__(self, *, context: Context, encoders: Encoders, known: Reuse, on_clip: Callable[[int], None]) -> None:
         assert isinstance(context.config, FeaturesConfig)
         self._context = context
-        self._root = root_of(context.config.dataset)
+        self._dataset = context.config.dataset
         self._encoders = encoders
         self._known = known
         self._on_clip = on_clip
@@ -161,7 +164,7 @@ class ShardEncoder:
         if parts is not None:
             return _Loaded(parts=parts)
         try:
-            return _Loaded(video=frames_of(clip, self._root))
+            return _Loaded(video=frames_of(clip, self._dataset))
         except VideoError as error:
             return _Loaded(fault=str(error))
 
