@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kinema_stage.pace import Phase
@@ -41,9 +41,12 @@ class Roll:
         limits = {rank: beat.limit + SLACK_SECONDS for rank, (beat, _) in self._last.items()}
         return {rank: seconds for rank, seconds in self.quiet(now=now).items() if seconds > limits[rank]}
 
-    def limit(self, rank: int) -> float:
-        """The limit that a process last named."""
-        return self._last[rank][0].limit
+    def limit(self, ranks: Iterable[int]) -> float:
+        """The shortest limit that these processes last named.
+
+        One that is frozen in a save has a longer one than the peers that wait for it.
+        """
+        return min(self._last[rank][0].limit for rank in ranks if rank in self._last)
 
     def first(self) -> Beat | None:
         """The newest sign of life of the lowest rank."""

@@ -299,7 +299,7 @@ class Watch:
         pids = self.inbox.pids()
         states = {rank: stacks.state(pids[rank]) for rank in frozen}
         kept = [self.keep(rank, stacks.foreign(pids[rank])) for rank in sorted(frozen)]
-        limit = max(self._roll.limit(rank) for rank in frozen)
+        limit = self._roll.limit([*frozen, *peers])
         self.stalled = WorkerError(
             Exit.STALLED,
             gang.sentence(frozen, limit=limit, states=states, stalled=peers),

@@ -195,7 +195,7 @@ def test_an_endpoint_that_nobody_serves_is_named(store: ObjectStore, monkeypatch
         (403, "SignatureDoesNotMatch", Exit.USER, "write the right AWS_ACCESS_KEY_ID"),
         (403, "AccessDenied", Exit.USER, "may not use s3://bucket/work/probes/"),
         (403, "RequestTimeTooSkewed", Exit.STORAGE, "set the node's clock"),
-        (507, "XMinioStorageFull", Exit.STORAGE, "the bucket bucket is full (XMinioStorageFull); free space"),
+        (507, "XMinioStorageFull", Exit.USER, "the bucket bucket is full (XMinioStorageFull); free space"),
         (501, "NotImplemented", Exit.USER, "does not know conditional writes (If-None-Match)"),
         (400, "Strange", Exit.STORAGE, "failed for s3://bucket/work/probes/"),
     ],

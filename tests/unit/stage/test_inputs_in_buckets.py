@@ -70,7 +70,7 @@ def test_check_and_prepare_do_their_work_through_faults(store: ObjectStore, tmp_
         assert prepare.run(context).counts == {"videos": 2, "clips": 2, "quarantined": 1}
     found = clips.read(context.workspace, context.folder)
     with dataset.fetch(faulty.dataset.model_copy(update={"endpoint": store.url}), found[1].video) as path:
-        assert numbers(found[1].decode(path.parent)) == list(range(17, 34))
+        assert numbers(found[1].decode(path)) == list(range(17, 34))
     assert not path.exists(), "the copy is removed"
     assert check.run(context_of(config(tmp_path, store.url))).existing == ["prepare"]
 

@@ -107,18 +107,18 @@ def test_check_refuses_a_dataset_without_one_usable_video(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("call", "number", "text"),
+    ("call", "number", "code", "text"),
     [
-        ("fsync", errno.ENOSPC, "is full; free space or enlarge the volume"),
-        ("fsync", errno.EDQUOT, "is full"),
-        ("fsync", errno.EROFS, "is mounted read-only"),
-        ("fsync", errno.EIO, "cannot be used"),
-        ("link", errno.EPERM, "has no hard links"),
-        ("link", errno.ENOTSUP, "has no hard links"),
+        ("fsync", errno.ENOSPC, Exit.USER, "is full; free space or enlarge the volume"),
+        ("fsync", errno.EDQUOT, Exit.USER, "is full"),
+        ("fsync", errno.EROFS, Exit.USER, "is mounted read-only"),
+        ("fsync", errno.EIO, Exit.STORAGE, "cannot be used"),
+        ("link", errno.EPERM, Exit.USER, "has no hard links"),
+        ("link", errno.ENOTSUP, Exit.USER, "has no hard links"),
     ],
 )
-def test_a_workspace_that_fails_is_told_from_one_that_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, text: str
+def test_a_workspace_that_only_the_user_can_mend_is_told_from_one_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, code: Exit, text: str
 ) -> None:
     def fail(*paths: object) -> None:
         if call == "link":
@@ -127,7 +127,7 @@ def test_a_workspace_that_fails_is_told_from_one_that_is_full(
 
     monkeypatch.setattr(os, call, fail)
     error = failure(lambda: check.probe(FolderWorkspace(f"file://{tmp_path}")))
-    assert error.code is Exit.STORAGE
+    assert error.code is code
     assert error.message.startswith(f"storage.uri: {tmp_path} ")
     assert text in error.message
 
@@ -177,8 +177,8 @@ def test_prepare_cuts_every_good_video_and_sets_the_others_aside(
         ("long.mp4", 0.0, "a long one"),
         ("long.mp4", 2.125, "a long one"),
     ]
-    assert numbers(found[1].decode(data)) == list(range(0, 51, 3))
-    assert numbers(found[3].decode(data)) == list(range(17, 34))
+    assert numbers(found[1].decode(data / found[1].video)) == list(range(0, 51, 3))
+    assert numbers(found[3].decode(data / found[3].video)) == list(range(17, 34))
 
     folder = Path(end.artifact.removeprefix("file://") if end.artifact else "")
     lines = (folder / "quarantine.jsonl").read_text().splitlines()

@@ -131,8 +131,12 @@ def make_engine(folder: Path, weights: Path, *, samples: int = 5) -> Engine:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder, see `make_weights`."""
+    return make_weights(tmp_path_factory.mktemp("weights") / "pipeline")
+
+
+def make_weights(folder: Path) -> Path:
     """A pipeline folder with random weights; its head is not zero, so that every parameter matters."""
-    folder = tmp_path_factory.mktemp("weights") / "pipeline"
     pipeline = tiny.make(folder, spec=SPEC, seed=1)
     torch.nn.init.normal_(pipeline.transformer.proj_out.weight, std=0.1)
     pipeline.transformer.save_pretrained(folder / "transformer")

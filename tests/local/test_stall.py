@@ -18,52 +18,10 @@ import pytest
 
 from kinema_api.exits import Exit, Termination
 from kinema_api.stage import TrainConfig
-from kinema_stage.ledger import Spent
-from kinema_stage.pace import Phase
-from kinema_trainer.gang import QUIET_SECONDS, SLACK_SECONDS, Roll, sentence
-from kinema_trainer.reports import Beat, Failure
 
-from tests.unit.trainer.conftest import Engine
+from tests.unit.trainer.conftest import make_engine, make_weights
 
 STALL, STEPS = 10, 60
-
-
-def beat(number: int, *, phase: Phase = Phase.WORKING, limit: float = 10) -> Beat:
-    return Beat(number=number, phase=phase, limit=limit, spent=Spent(productive=number))
-
-
-def test_a_sign_of_life_survives_as_json() -> None:
-    for one in (beat(3), beat(4, phase=Phase.STARTING, limit=float("inf"))):
-        assert Beat.decode(one.encode()) == one
-
-
-def test_who_gives_no_sign_is_quiet_then_overdue_and_others_are_not() -> None:
-    roll = Roll()
-    for now in range(30):
-        roll.hear({0: beat(now), 1: beat(min(now, 7)), 2: beat(min(now, 7), phase=Phase.ENDED)}, now=now)
-        silent = now - 7
-        assert (1 in roll.quiet(now=now)) == (silent > QUIET_SECONDS)
-        assert (1 in roll.overdue(now=now)) == (silent > 10 + SLACK_SECONDS)
-        assert not {0, 2} & set(roll.quiet(now=now))
-    assert roll.first() == beat(29)
-
-
-def test_a_slow_start_is_allowed_its_own_limit() -> None:
-    roll = Roll()
-    roll.hear({0: beat(1, phase=Phase.STARTING, limit=1800)}, now=0)
-    assert (roll.quiet(now=900), roll.overdue(now=900)) == ({0: 900}, {})
-    assert roll.overdue(now=1803) == {0: 1803}
-
-
-def test_the_sentence_names_the_cause_and_who_waited() -> None:
-    peer = Failure(rank=0, code=71, message="rank 0 did not move", at=0)
-    assert sentence({1: 12.3}, limit=10, states={1: "T"}, stalled={0: peer}) == (
-        "rank 1 (stopped by a signal) gave no sign of life for 12 s, the limit is 10 s; rank 0 hung waiting for it"
-    )
-    assert sentence({1: 12, 3: 13}, limit=10, states={}, stalled={}) == (
-        "rank 1 (it does not answer) and rank 3 (it does not answer) each gave no sign of life for 13 s,"
-        " the limit is 10 s"
-    )
 
 
 def wait_for(found: Callable[[], bool], *, seconds: float, what: str) -> None:
@@ -112,7 +70,8 @@ class Stage:
         self.process.wait()
 
 
-def test_a_frozen_rank_is_found_named_and_survived(engine: Engine, tmp_path: Path) -> None:
+def test_a_frozen_rank_is_found_named_and_survived(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "workspace", make_weights(tmp_path / "weights"))
     config = engine.config(
         steps=STEPS, batchPerDevice=1, stallSeconds=STALL, checkpoint={"everySteps": 5, "keep": 2}
     ).model_copy(update={"devices_per_node": 2})
