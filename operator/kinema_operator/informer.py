@@ -122,7 +122,7 @@ def concerned(resource: Resource, item: Raw, store: Store) -> list[str]:
         return [str(item["metadata"]["uid"])]
     if resource is TRAINING_POOLS:
         # A job that has started has its pools frozen into its status.
-        return [str(job["metadata"]["uid"]) for job in store.jobs() if not (job.get("status") or {}).get("resolved")]
+        return store.unresolved()
     owner = owner_uid(item)
     return [owner] if owner else []
 

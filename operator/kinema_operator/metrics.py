@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter as Tally
 from collections.abc import Iterator
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -101,7 +100,8 @@ class _Snapshot(Collector):
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        phases = Tally((job.get("status") or {}).get("phase") or Phase.PENDING.value for job in self._store.jobs())
+        phases = self._store.phases()
+        phases[Phase.PENDING.value] += phases.pop("", 0)
         jobs = GaugeMetricFamily("kinema_jobs", "Jobs, by phase", labels=["phase"])
         for phase in Phase:
             jobs.add_metric([phase.value], phases[phase.value])

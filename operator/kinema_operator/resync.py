@@ -87,6 +87,8 @@ class Resync:
         for job in self._store.jobs():
             if not at_rest(job, self._store.children(job["metadata"]["uid"])):
                 self._queue.add(job["metadata"]["uid"])
+            # Nobody has to wait until all are looked through.
+            await asyncio.sleep(0)
         return tuple(served)
 
     async def forever(self, *, served: Collection[Resource]) -> None:

@@ -4,11 +4,20 @@
 Events and full lists arrive independently, and an object that we wrote ourselves is put here before its event comes.
 Resource versions of one resource grow (Kubernetes guarantees their order since 1.35, and etcd always has), so that an
 older sight never replaces a newer one.
+
+Objects are kept as compressed JSON: as Python's own objects a thousand idle jobs would take more memory than the rest
+of the operator.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import sys
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from kinema_api.names import ANNOTATION_CONFIG, ANNOTATION_SERVER_CA
@@ -21,30 +30,81 @@ CHILDREN = (JOBS, PYTORCH_JOBS)
 _HEAVY_ANNOTATIONS = (ANNOTATION_CONFIG, ANNOTATION_SERVER_CA, "kubectl.kubernetes.io/last-applied-configuration")
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One object."""
+
+    version: int
+    essence: bytes
+    """A digest of what can decide something."""
+    owner: str
+    """Uid of the job that controls it; empty when none does."""
+    phase: str
+    """Of a job; empty before its first status."""
+    resolved: bool
+    """Whether what a job depends on is frozen."""
+    packed: bytes
+
+    @classmethod
+    def of(cls, item: Raw) -> Kept:
+        """Pack an object."""
+        status: Raw = item.get("status") or {}
+        return cls(
+            version=version(item),
+            essence=hashlib.blake2b(_json(essence(item)), digest_size=16).digest(),
+            owner=owner_uid(item),
+            phase=sys.intern(str(status.get("phase") or "")),
+            resolved=bool(status.get("resolved")),
+            packed=zlib.compress(_json(item), 1),
+        )
+
+    def item(self) -> Raw:
+        """The object, new at each call."""
+        found: Raw = json.loads(zlib.decompress(self.packed))
+        return found
+
+
+def _json(item: Raw) -> bytes:
+    return json.dumps(item, separators=(",", ":"), sort_keys=True).encode()
+
+
 class Store:
     """Every object that matters, as it was seen last."""
 
     def __init__(self) -> None:
-        self._objects: dict[Resource, dict[str, Raw]] = {resource: {} for resource in WATCHED}
-        self._owned: dict[str, dict[str, tuple[Resource, Raw]]] = {}
+        self._objects: dict[Resource, dict[str, Kept]] = {resource: {} for resource in WATCHED}
+        self._owned: dict[str, dict[str, Resource]] = {}
         self._gone: set[str] | None = None
         """Uids deleted since a list began; None while none is under way."""
 
     def job(self, uid: str) -> Raw | None:
         """A job; None when it does not exist, as far as is known."""
-        return self._objects[VIDEO_TRAINING_JOBS].get(uid)
+        kept = self._objects[VIDEO_TRAINING_JOBS].get(uid)
+        return kept.item() if kept is not None else None
 
     def jobs(self) -> Iterator[Raw]:
-        """Every job."""
-        return iter(self._objects[VIDEO_TRAINING_JOBS].values())
+        """Every job; the store may change meanwhile."""
+        for kept in list(self._objects[VIDEO_TRAINING_JOBS].values()):
+            yield kept.item()
+
+    def phases(self) -> Counter[str]:
+        """How many jobs are in each phase; empty before the first status."""
+        return Counter(kept.phase for kept in self._objects[VIDEO_TRAINING_JOBS].values())
+
+    def unresolved(self) -> list[str]:
+        """Uids of the jobs that have nothing frozen yet."""
+        return [uid for uid, kept in self._objects[VIDEO_TRAINING_JOBS].items() if not kept.resolved]
 
     def pools(self) -> dict[str, Raw]:
         """Every pool, by name."""
-        return {pool["metadata"]["name"]: pool for pool in self._objects[TRAINING_POOLS].values()}
+        pools = (kept.item() for kept in self._objects[TRAINING_POOLS].values())
+        return {pool["metadata"]["name"]: pool for pool in pools}
 
     def children(self, uid: str) -> list[tuple[Resource, Raw]]:
         """The children that a job owns, by name."""
-        return sorted(self._owned.get(uid, {}).values(), key=lambda item: str(item[1]["metadata"]["name"]))
+        owned = self._owned.get(uid, {}).items()
+        found = [(resource, self._objects[resource][child].item()) for child, resource in owned]
+        return sorted(found, key=lambda item: str(item[1]["metadata"]["name"]))
 
     def put(self, resource: Resource, seen: Raw) -> bool:
         """Keep an object; returns whether it is news that can decide something."""
@@ -52,16 +112,15 @@ class Store:
         before = self._objects[resource].get(uid)
         if self._gone is not None and uid in self._gone:
             return False
-        if before is not None and version(seen) < version(before):
+        if before is not None and version(seen) < before.version:
             return False
-        kept = slim(resource, seen)
+        kept = Kept.of(slim(resource, seen))
         self._objects[resource][uid] = kept
         if resource in CHILDREN:
             self._disown(uid, before)
-            owner = owner_uid(kept)
-            if owner:
-                self._owned.setdefault(owner, {})[uid] = (resource, kept)
-        return before is None or essence(before) != essence(kept)
+            if kept.owner:
+                self._owned.setdefault(kept.owner, {})[uid] = resource
+        return before is None or before.essence != kept.essence
 
     def discard(self, resource: Resource, uid: str) -> None:
         """Forget an object that was deleted."""
@@ -79,7 +138,7 @@ class Store:
         for item in listed:
             alive.add(item["metadata"]["uid"])
             self.put(resource, item)
-        ghosts = [uid for uid, item in self._objects[resource].items() if uid not in alive and version(item) <= at]
+        ghosts = [uid for uid, item in self._objects[resource].items() if uid not in alive and item.version <= at]
         for uid in ghosts:
             self.discard(resource, uid)
 
@@ -87,13 +146,12 @@ class Store:
         """The full list is over."""
         self._gone = None
 
-    def _disown(self, uid: str, child: Raw | None) -> None:
-        owner = owner_uid(child) if child is not None else ""
-        owned = self._owned.get(owner)
-        if owned is not None:
+    def _disown(self, uid: str, child: Kept | None) -> None:
+        owned = self._owned.get(child.owner) if child is not None else None
+        if child is not None and owned is not None:
             owned.pop(uid, None)
             if not owned:
-                del self._owned[owner]
+                del self._owned[child.owner]
 
 
 def version(item: Raw) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -134,3 +135,48 @@ def test_pools_are_found_by_name() -> None:
     assert sorted(store.pools()) == ["cpu", "h100"]
     store.discard(TRAINING_POOLS, "pool-cpu")
     assert sorted(store.pools()) == ["h100"]
+
+
+def test_what_is_handed_out_is_a_copy() -> None:
+    store = Store()
+    store.put(VIDEO_TRAINING_JOBS, job(status={"phase": "Running"}))
+    found = store.job("u-1")
+    assert found is not None
+    found["status"]["phase"] = "Failed"
+    again = store.job("u-1")
+    assert again is not None and again["status"]["phase"] == "Running"
+
+
+def test_jobs_are_counted_by_phase_and_by_what_is_frozen() -> None:
+    store = Store()
+    store.put(VIDEO_TRAINING_JOBS, job("a", uid="u-1"))
+    store.put(VIDEO_TRAINING_JOBS, job("b", uid="u-2", status={"phase": "Pending"}))
+    store.put(VIDEO_TRAINING_JOBS, job("c", uid="u-3", status={"phase": "Running", "resolved": {"images": {"x": "y"}}}))
+    store.put(VIDEO_TRAINING_JOBS, job("d", uid="u-4", status={"phase": "Running"}))
+    assert store.phases() == {"": 1, "Pending": 1, "Running": 2}
+    assert sorted(store.unresolved()) == ["u-1", "u-2", "u-4"]
+
+
+def test_a_job_that_goes_while_all_are_looked_at_disturbs_nobody() -> None:
+    store = Store()
+    for number in range(3):
+        store.put(VIDEO_TRAINING_JOBS, job(f"job-{number}", uid=f"u-{number}"))
+    seen = []
+    for found in store.jobs():
+        seen.append(found["metadata"]["name"])
+        store.discard(VIDEO_TRAINING_JOBS, "u-1")
+    assert seen[0] == "job-0" and seen[-1] == "job-2"
+
+
+def test_an_idle_job_takes_a_fraction_of_its_size() -> None:
+    store = Store()
+    status = {"phase": "Suspended", "message": "suspended by spec.policy.suspend", "stages": [{"name": "check"}] * 40}
+    one = job(status=status)
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            store.put(VIDEO_TRAINING_JOBS, {**one, "metadata": {**one["metadata"], "uid": f"u-{number}"}})
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held / 100 < len(json.dumps(one))
