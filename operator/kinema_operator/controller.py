@@ -48,6 +48,8 @@ class Memory:
     """Names of children that objects of other owners held when they were looked at last."""
     refused: dict[str, str] = field(default_factory=dict)
     """Names of children that the API server refused when they were tried last, and why."""
+    doubt: bool = False
+    """A child may have been created that the status does not know of: by a predecessor, or by a look that failed."""
 
 
 class Controller:
@@ -60,6 +62,8 @@ class Controller:
         self._queue = queue
         self._metrics = metrics
         self._memory: dict[str, Memory] = {}
+        self._inherited: frozenset[str] = frozenset()
+        """Jobs that are older than this process's lead."""
         self._busy: dict[int, float] = {}
         """Since when each busy worker is at its job."""
         self._stopping = False
@@ -69,6 +73,7 @@ class Controller:
 
     def start(self) -> list[asyncio.Task[None]]:
         """Start the workers; one that ends by itself has crashed, and the process must not go on without it."""
+        self._inherited = frozenset(str(job["metadata"]["uid"]) for job in self._store.jobs())
         self._workers = [
             asyncio.create_task(self._work(number), name=f"worker {number}") for number in range(self._settings.workers)
         ]
@@ -144,13 +149,16 @@ class Controller:
         uid = job["metadata"]["uid"]
         if job["metadata"].get("deletionTimestamp"):
             return
-        memory = self._memory.setdefault(uid, Memory())
+        memory = self._memory.setdefault(uid, Memory(doubt=uid in self._inherited))
         await self._recheck(job, memory)
         now = datetime.now(UTC)
-        view = await observe(job=job, store=self._store, kube=self._kube, foreign=memory.taken, now=now)
+        view = await observe(
+            job=job, store=self._store, kube=self._kube, foreign=memory.taken, now=now, doubt=memory.doubt
+        )
         platform = self._settings.platform(server_ca=self.server_ca)
         observed = replace(view.observed, refused=memory.refused)
         decision = decide(job, observed, platform, now)
+        memory.doubt = True
         try:
             done = await execute(job=job, decision=decision, kube=self._kube, store=self._store)
         except NameTakenError as taken:
@@ -165,6 +173,8 @@ class Controller:
                 await execute(job=job, decision=said, kube=self._kube, store=self._store)
             raise
         memory.refused = {}
+        # Whatever was created is in the status now, unless it must wait for pods of which only doubt knows.
+        memory.doubt = observed.stray_pods
         if done.written is not None:
             self._metrics.ended(before=job.get("status") or {}, after=done.written.get("status") or {})
         if done.changed:

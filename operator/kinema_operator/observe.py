@@ -14,7 +14,7 @@ from kinema_api.names import CONTAINER, LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAG
 from kinema_api.plan import stage_settings
 from kinema_api.pool import PoolSpec
 from kinema_api.settings import Stages
-from kinema_api.status import AttemptState, JobStatus
+from kinema_api.status import Attempt, AttemptState, JobStatus, StageStatus
 from kinema_kube import Kube, Resource
 from kinema_kube.errors import BadRequestError, ForbiddenError, NotFoundError
 from kinema_kube.resources import EVENTS, JOBS, PODS, PYTORCH_JOBS
@@ -48,7 +48,9 @@ class View:
     look_again: float | None = None
 
 
-async def observe(*, job: Raw, store: Store, kube: Kube, foreign: Collection[str], now: datetime) -> View:
+async def observe(
+    *, job: Raw, store: Store, kube: Kube, foreign: Collection[str], now: datetime, doubt: bool = False
+) -> View:
     """Everything about one job at one moment.
 
     Args:
@@ -57,6 +59,8 @@ async def observe(*, job: Raw, store: Store, kube: Kube, foreign: Collection[str
         kube: for what the watches cannot tell: pods, and children that should be there.
         foreign: names of children that objects of other owners hold.
         now: the time.
+        doubt: a child may have been created that the status does not know of; should it be gone again, only its pods
+            can tell.
 
     Raises:
         KubeError: the API server does not answer.
@@ -85,7 +89,7 @@ async def observe(*, job: Raw, store: Store, kube: Kube, foreign: Collection[str
     observed = Observed(
         children=tuple(children),
         foreign=frozenset(foreign),
-        stray_pods=await _stray(job, status, kube),
+        stray_pods=await _stray(job, status, kube, alive={child.uid for child in children}, doubt=doubt),
         pools=pools_of(store),
     )
     return View(observed=observed, look_again=min(again, default=None))
@@ -186,18 +190,34 @@ async def _missing(job: Raw, present: set[str], store: Store, kube: Kube) -> lis
     return found
 
 
-async def _stray(job: Raw, status: JobStatus, kube: Kube) -> bool:
-    """Whether pods of an attempt that is over still run, in the stage that would be tried again."""
+async def _stray(job: Raw, status: JobStatus, kube: Kube, *, alive: Collection[str], doubt: bool) -> bool:
+    """Whether pods run that stand in the way of the next attempt: those of one that is over, or of a child that is gone.
+
+    Asked only where there can be any: after a failure or a stop, and in doubt.
+    """
     current = next((stage for stage in status.stages if not stage.state.done), None)
-    if current is None or status.phase.terminal or not current.attempts:
+    last = current.attempts[-1] if current is not None and current.attempts else None
+    over = last is not None and last.state in (AttemptState.FAILED, AttemptState.STOPPED)
+    if status.phase.terminal or not (over or doubt):
         return False
-    last = current.attempts[-1]
-    if last.state not in (AttemptState.FAILED, AttemptState.STOPPED):
-        return False
-    labels = {LABEL_JOB_UID: job["metadata"]["uid"], LABEL_STAGE: current.name.value}
+    labels = {LABEL_JOB_UID: job["metadata"]["uid"]}
+    if current is not None and not doubt:
+        labels[LABEL_STAGE] = current.name.value
     pods = await kube.list(PODS, namespace=job["metadata"]["namespace"], labels=labels)
-    # A newer attempt than the last known one was made, but the status could not be written: it is no stray.
-    return any(end_of(pod).live and _number(pod) <= last.number for pod in pods)
+    # A newer attempt than the last known one was made, but the status could not be written: with its child it is none.
+    return any(end_of(pod).live and (_older(pod, current, last) or not _owned(pod, alive)) for pod in pods)
+
+
+def _older(pod: Raw, current: StageStatus | None, last: Attempt | None) -> bool:
+    """Whether a pod is of an attempt of the current stage that is over."""
+    if current is None or last is None or last.state not in (AttemptState.FAILED, AttemptState.STOPPED):
+        return False
+    label = (pod["metadata"].get("labels") or {}).get(LABEL_STAGE)
+    return label == current.name.value and _number(pod) <= last.number
+
+
+def _owned(pod: Raw, alive: Collection[str]) -> bool:
+    return any(owner.get("uid") in alive for owner in pod["metadata"].get("ownerReferences") or ())
 
 
 def _number(pod: Raw) -> int:

@@ -88,7 +88,7 @@ class Observed:
     refused: Mapping[str, str] = field(default_factory=dict)
     """Names of children that the API server refused when they were last tried, and why."""
     stray_pods: bool = False
-    """Pods of an attempt that is over still run."""
+    """Pods of an attempt that is over still run, or of a child that is gone."""
     pools: Mapping[str, PoolSpec] = field(default_factory=dict)
     """Every pool of the cluster."""
 

@@ -154,12 +154,17 @@ def _start(draft: Draft, stage: Stage, number: int) -> None:
         draft.look_again(LOOK_AGAIN)
         return
     plan = draft.plan(stage, number)
-    draft.create.append(child(plan))
-    if name in draft.observed.refused:
-        # Tried again all the same; the attempt counts from when its child exists.
-        draft.set_stage(stage, reason="CreateRefused", message=draft.wait(draft.observed.refused[name]))
-        return
-    attempt = Attempt(number=number, child=name, state=AttemptState.RUNNING, started_at=timestamp(draft.now))
+    made = draft.child(stage, number)
+    if made is None:
+        draft.create.append(child(plan))
+        if name in draft.observed.refused:
+            # Tried again all the same; the attempt counts from when its child exists.
+            draft.set_stage(stage, reason="CreateRefused", message=draft.wait(draft.observed.refused[name]))
+            return
+    # One that exists was created, but the status was not written. Were it created again, and deleted by somebody just
+    # now, there would be two.
+    uid = made.uid if made is not None else ""
+    attempt = Attempt(number=number, child=name, uid=uid, state=AttemptState.RUNNING, started_at=timestamp(draft.now))
     draft.add_attempt(stage, attempt, state=StageState.RUNNING, reason="Started", message="")
     avoids = f", not on {', '.join(plan.avoid)} if possible" if plan.avoid else ""
     draft.tell("StageStarted", shorten(f"{stage}: attempt {number}, {plan.resolved.images[stage.value]}{avoids}"))

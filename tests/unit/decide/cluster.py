@@ -130,6 +130,8 @@ class Cluster:
         return kept.child
 
     def _stray(self) -> bool:
+        if any(kept.lives for kept in self.kept if not kept.exists):
+            return True
         current = next((stage for stage in self.status.stages if not stage.state.done), None)
         if current is None or not current.attempts:
             return False

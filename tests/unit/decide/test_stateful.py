@@ -106,8 +106,7 @@ class AnyLife(RuleBasedStateMachine):
     @rule(pick=PICK, pods_too=st.booleans())
     def child_is_deleted_by_hand(self, pick: int, pods_too: bool) -> None:
         for kept in self._pick(pick):
-            # Left out as a double fault: the status that names the attempt was lost, and its pods are orphaned.
-            self.cluster.vanish(kept, pods_too=pods_too or not self._recorded(kept))
+            self.cluster.vanish(kept, pods_too=pods_too)
 
     @rule(pick=PICK)
     def child_is_replaced_by_hand(self, pick: int) -> None:
@@ -212,10 +211,6 @@ class AnyLife(RuleBasedStateMachine):
             assert now.retry > self.last.retry
         assert now.retry <= self.retries
         self.last = now
-
-    def _recorded(self, kept: Kept) -> bool:
-        stages = self.cluster.status.stages
-        return any((s.name, a.number) == (kept.child.stage, kept.child.attempt) for s in stages for a in s.attempts)
 
     def _pick(self, pick: int, *, finished: bool | None = None) -> Iterator[Kept]:
         fitting = [k for k in self.cluster.existing if finished in (None, k.child.finished)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kinema_kube.errors import ForbiddenError, ServerError, TooManyRequestsError
-from kinema_kube.resources import JOBS, TRAINING_POOLS, VIDEO_TRAINING_JOBS
+from kinema_kube.resources import JOBS, PODS, TRAINING_POOLS, VIDEO_TRAINING_JOBS
 from kinema_operator.controller import Controller
 from kinema_operator.decide import decide
 from kinema_operator.metrics import Metrics
@@ -106,6 +106,62 @@ def test_a_name_of_an_earlier_owner_is_waited_for() -> None:
         assert [item["metadata"]["name"] for _, item in loop.store.children("u-1")] == ["wan-check-1"]
 
     play(body)
+
+
+def test_pods_of_a_child_that_a_predecessor_made_and_somebody_deleted_are_waited_for() -> None:
+    """The status knows nothing of it."""
+
+    async def body(loop: Loop) -> None:
+        loop.fake.put(PODS, orphan())
+        await loop.settle()
+        assert loop.fake.verbs("jobs") == []
+        for _ in range(3):
+            loop.clock.advance(2)
+            await loop.settle()
+        assert "pods of an earlier attempt of check still end" in loop.status["message"]
+        del loop.fake.objects["pods", "team", "wan-check-1-abcde"]
+        loop.clock.advance(2)
+        await loop.settle()
+        assert loop.fake.verbs("jobs") == ["create"]
+
+    play(body)
+
+
+def test_pods_of_a_child_whose_status_could_not_be_written_are_waited_for() -> None:
+    async def body(loop: Loop) -> None:
+        loop.fake.trouble["patch", "videotrainingjobs"] = [ServerError("boom", status=500)]
+        await loop.settle()
+        assert loop.fake.verbs("jobs") == ["create"]
+        made = loop.fake.objects.pop(("jobs", "team", "wan-check-1"))
+        loop.store.discard(JOBS, made["metadata"]["uid"])
+        loop.fake.put(PODS, orphan(of=made["metadata"]["uid"]))
+        loop.clock.advance(10)
+        await loop.settle()
+        assert "pods of an earlier attempt of check still end" in loop.status["message"]
+        assert loop.fake.verbs("jobs") == ["create"]
+
+    play(body)
+
+
+def test_a_job_that_began_under_this_operator_costs_no_list_of_pods() -> None:
+    async def body(loop: Loop) -> None:
+        await loop.settle()
+        listed = loop.fake.verbs("pods")
+        later = job(name="later", uid="u-2")
+        loop.see(later)
+        await loop.settle()
+        assert ("jobs", "team", "later-check-1") in loop.fake.objects
+        assert loop.fake.verbs("pods") == listed
+
+    play(body)
+
+
+def orphan(*, of: str = "c-gone") -> Raw:
+    """A pod of the first attempt of check that runs on without its child."""
+    labels = child()["metadata"]["labels"]
+    owners = [{"kind": "Job", "name": "wan-check-1", "uid": of, "controller": True}]
+    metadata = {"name": "wan-check-1-abcde", "namespace": "team", "labels": labels, "ownerReferences": owners}
+    return {"metadata": metadata, "spec": {"nodeName": "node-1"}, "status": {"phase": "Running"}}
 
 
 def test_a_refusal_is_told_once_and_tried_again() -> None:

@@ -30,9 +30,9 @@ def cases(name: str) -> list[Any]:
     return [pytest.param(case, id=case["case"]) for case in yaml.safe_load((DATA / name).read_text())]
 
 
-def look(store: Store, fake: FakeKube, raw: Raw, *, after: float = 5) -> View:
+def look(store: Store, fake: FakeKube, raw: Raw, *, after: float = 5, doubt: bool = False) -> View:
     now = START + timedelta(seconds=after)
-    return asyncio.run(observe(job=raw, store=store, kube=fake.kube, foreign=(), now=now))
+    return asyncio.run(observe(job=raw, store=store, kube=fake.kube, foreign=(), now=now, doubt=doubt))
 
 
 def pod(name: str, *, of: str = "c-1", stage: str = "check", **status: Any) -> Raw:
@@ -252,6 +252,25 @@ def test_pods_that_outlive_a_failed_attempt_are_seen(phase: str, stray: bool) ->
     store, fake = Store(), FakeKube()
     fake.put(PODS, pod("a", of="deleted", phase=phase))
     assert look(store, fake, job(status=running(state="Failed"))).observed.stray_pods is stray
+
+
+@pytest.mark.parametrize("status", [{}, running(), running(state="Failed")], ids=["new", "running", "failed"])
+@pytest.mark.parametrize(("owner", "stray"), [("deleted", True), ("c-1", False)])
+def test_in_doubt_pods_without_their_child_are_strays(status: Raw, owner: str, stray: bool) -> None:
+    """Of an attempt that the status never knew of: the operator died before it could write."""
+    store, fake = Store(), FakeKube()
+    made = child(stage="check", attempt=2)
+    store.put(JOBS, made)
+    unwritten = pod("a", of=owner, phase="Running")
+    unwritten["metadata"]["labels"] = made["metadata"]["labels"]
+    fake.put(PODS, unwritten)
+    assert look(store, fake, job(status=status), doubt=True).observed.stray_pods is stray
+
+
+def test_without_doubt_nobody_asks_for_the_pods_of_a_new_job() -> None:
+    store, fake = Store(), FakeKube()
+    assert not look(store, fake, job()).observed.stray_pods
+    assert fake.verbs("pods") == []
 
 
 def test_pools_that_this_version_does_not_understand_are_left_out() -> None:
