@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 from httpx2 import HTTPError
@@ -20,17 +21,16 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_ba
 
 from kinema_api.exits import Exit
 from kinema_api.inputs import Weights
-from kinema_api.keys import digest
 from kinema_api.locations import repository_of
 from kinema_stage import scratch, secrets
 from kinema_stage.bucket import cache
 from kinema_stage.faults import StoreError
-from kinema_stage.source import Source
+from kinema_stage.source import ListedSource
 
 _TOKEN = "HF_TOKEN"
 
 
-class HubSource(Source):
+class HubSource(ListedSource):
     """A repository at one commit.
 
     Args:
@@ -53,14 +53,15 @@ class HubSource(Source):
         with self._explained():
             info = self._api.model_info(repository, revision=weights.revision, files_metadata=True)
         self.revision: str = str(info.sha)
-        self._files: dict[str, tuple[int, str]] = {
+        self._listed = info.siblings or []
+
+    @cached_property
+    def _files(self) -> Mapping[str, tuple[int, str]]:
+        return {
             file.rfilename: (file.size or 0, file.lfs.sha256 if file.lfs else str(file.blob_id))
-            for file in sorted(info.siblings or [], key=lambda file: file.rfilename)
+            for file in sorted(self._listed, key=lambda file: file.rfilename)
             if not any(part.startswith(".") for part in file.rfilename.split("/"))
         }
-
-    def names(self) -> list[str]:
-        return [*self._files]
 
     def size(self, name: str) -> int:
         if name not in self._files:
@@ -76,19 +77,6 @@ class HubSource(Source):
             answer = http_backoff("GET", url, headers=headers, follow_redirects=True)
             hf_raise_for_status(answer)
             return bytes(answer.content[:end])
-
-    def tags(self, names: Sequence[str]) -> dict[str, str]:
-        return {name: digest([*self._files[name]]) for name in names if name in self._files}
-
-    def folder_tag(self, *folders: str) -> str:
-        return digest(
-            [
-                [folder, name[len(folder) + 1 :], *found]
-                for folder in folders
-                for name, found in self._files.items()
-                if name.startswith(f"{folder}/")
-            ]
-        )
 
     @contextlib.contextmanager
     def fetch(self, name: str) -> Iterator[Path]:

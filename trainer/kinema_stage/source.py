@@ -7,7 +7,7 @@ import contextlib
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -125,31 +125,16 @@ class FolderSource(Source):
         return self.root
 
 
-class BucketSource(Source):
-    """A prefix of a bucket, listed once. Nothing but names, sizes and ETags is read for tags."""
+class ListedSource(Source):
+    """A place that is listed once, with what it says of each file: nothing is read for tags."""
 
-    def __init__(self, location: Location) -> None:
-        from kinema_stage.s3 import Store
-
-        self._store = Store(location)
-        self.where = self._store.uri()
-
-    @cached_property
-    def _files(self) -> dict[str, tuple[int, str]]:
-        return {
-            name: (stored.size, stored.tag)
-            for name, stored in self._store.list("").items()
-            if not any(part.startswith(".") for part in name.split("/"))
-        }
+    @property
+    @abstractmethod
+    def _files(self) -> Mapping[str, tuple[int, str]]:
+        """Bytes and the place's own tag of the content, by name, sorted."""
 
     def names(self) -> list[str]:
         return [*self._files]
-
-    def size(self, name: str) -> int:
-        return self._store.stat(name).size
-
-    def read(self, name: str, *, end: int | None = None) -> bytes:
-        return self._store.read(name, end=end)
 
     def tags(self, names: Sequence[str]) -> dict[str, str]:
         return {name: digest([*self._files[name]]) for name in names if name in self._files}
@@ -163,6 +148,30 @@ class BucketSource(Source):
                 if name.startswith(f"{folder}/")
             ]
         )
+
+
+class BucketSource(ListedSource):
+    """A prefix of a bucket; its ETags are the tags."""
+
+    def __init__(self, location: Location) -> None:
+        from kinema_stage.s3 import Store
+
+        self._store = Store(location)
+        self.where = self._store.uri()
+
+    @cached_property
+    def _files(self) -> Mapping[str, tuple[int, str]]:
+        return {
+            name: (stored.size, stored.tag)
+            for name, stored in self._store.list("").items()
+            if not any(part.startswith(".") for part in name.split("/"))
+        }
+
+    def size(self, name: str) -> int:
+        return self._store.stat(name).size
+
+    def read(self, name: str, *, end: int | None = None) -> bytes:
+        return self._store.read(name, end=end)
 
     @contextlib.contextmanager
     def fetch(self, name: str) -> Iterator[Path]:
