@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import IntEnum
 
-from kinema_api.names import LABEL_ATTEMPT, LABEL_STAGE, Stage
+from kinema_api.names import Stage
 from kinema_api.status import AttemptState, JobStatus
 from kinema_operator.decide import decide
-from kinema_operator.observed import Child, ChildKind, Decision, Observed, PodEnd, Raw
+from kinema_operator.observed import Child, Decision, Observed, PodEnd, Raw
 from kinema_operator.status import read_status
 
-from tests.unit.decide.story import PLATFORM, POOLS, START, job
+from tests.unit.decide.story import PLATFORM, POOLS, START, born, job
 
 
 class Killed(IntEnum):
@@ -142,20 +142,9 @@ class Cluster:
 
     def _create(self, manifest: Raw) -> bool:
         """Whether the name was free, or the object is the one that is wanted."""
-        name, labels = manifest["metadata"]["name"], manifest["metadata"]["labels"]
+        name = manifest["metadata"]["name"]
         held = next((kept for kept in self.existing if kept.child.name == name), None)
         if held is not None:
             return not held.child.deleting
-        child = Child(
-            kind=ChildKind(manifest["kind"]),
-            name=name,
-            uid=f"uid-{len(self.kept)}",
-            stage=Stage(labels[LABEL_STAGE]),
-            attempt=int(labels[LABEL_ATTEMPT]),
-            created_at=self.now,
-            finished=False,
-            succeeded=False,
-            deleting=False,
-        )
-        self.kept.append(Kept(child))
+        self.kept.append(Kept(born(manifest, uid=f"uid-{len(self.kept)}", now=self.now)))
         return True

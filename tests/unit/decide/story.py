@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-
-import yaml
 
 from kinema_api.exits import Exit, Termination
 from kinema_api.names import LABEL_ATTEMPT, LABEL_STAGE, Stage
@@ -18,17 +17,20 @@ from kinema_operator.decide import decide
 from kinema_operator.observed import Child, ChildKind, Decision, Event, Observed, Platform, PodEnd, Raw
 from kinema_operator.status import read_status
 
-JOB = """
-apiVersion: kinema.dev/v1alpha1
-kind: VideoTrainingJob
-metadata: {name: wan, namespace: lab, uid: 3f2a9c1e-0000-4000-8000-000000000001, generation: 1}
-spec:
-  model: {name: wan2.1-tiny, weights: {uri: pvc://ws/weights}}
-  dataset: {uri: pvc://ws/videos}
-  storage: {uri: pvc://ws/kinema}
-  defaults: {pool: cpu, nodes: 2, devicesPerNode: 1}
-  policy: {restarts: {limit: 2, backoffSeconds: 10}}
-"""
+JOB: Raw = {
+    "apiVersion": "kinema.dev/v1alpha1",
+    "kind": "VideoTrainingJob",
+    "metadata": {
+        "name": "wan", "namespace": "lab", "uid": "3f2a9c1e-0000-4000-8000-000000000001", "generation": 1
+    },
+    "spec": {
+        "model": {"name": "wan2.1-tiny", "weights": {"uri": "pvc://ws/weights"}},
+        "dataset": {"uri": "pvc://ws/videos"},
+        "storage": {"uri": "pvc://ws/kinema"},
+        "defaults": {"pool": "cpu", "nodes": 2, "devicesPerNode": 1},
+        "policy": {"restarts": {"limit": 2, "backoffSeconds": 10}},
+    },
+}  # fmt: skip
 
 PLATFORM = Platform(
     images={"stage": "kinema/stage:1", "wan2.1/cpu": "kinema/wan2.1:1"},
@@ -42,9 +44,25 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 def job(**spec: Any) -> Raw:
     """The job of the story, with parts of its spec replaced."""
-    made: Raw = yaml.safe_load(JOB)
+    made = deepcopy(JOB)
     made["spec"].update(spec)
     return made
+
+
+def born(manifest: Raw, *, uid: str, now: datetime) -> Child:
+    """The child that a manifest asks for, just made."""
+    metadata = manifest["metadata"]
+    return Child(
+        kind=ChildKind(manifest["kind"]),
+        name=metadata["name"],
+        uid=uid,
+        stage=Stage(metadata["labels"][LABEL_STAGE]),
+        attempt=int(metadata["labels"][LABEL_ATTEMPT]),
+        created_at=now,
+        finished=False,
+        succeeded=False,
+        deleting=False,
+    )
 
 
 def pod(
@@ -160,20 +178,6 @@ class Story:
         return status
 
     def _create(self, manifest: Raw) -> None:
-        labels = manifest["metadata"]["labels"]
         self.created.append(manifest)
-        name = manifest["metadata"]["name"]
-        self.children.setdefault(
-            name,
-            Child(
-                kind=ChildKind(manifest["kind"]),
-                name=name,
-                uid=f"uid-{len(self.created)}",
-                stage=Stage(labels[LABEL_STAGE]),
-                attempt=int(labels[LABEL_ATTEMPT]),
-                created_at=self.now,
-                finished=False,
-                succeeded=False,
-                deleting=False,
-            ),
-        )
+        made = born(manifest, uid=f"uid-{len(self.created)}", now=self.now)
+        self.children.setdefault(made.name, made)
