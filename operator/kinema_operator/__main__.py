@@ -8,8 +8,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+from kinema_kube import logs
 from kinema_kube.connect import NoClusterError
-from kinema_operator import logs
 from kinema_operator.run import run
 from kinema_operator.settings import DEFAULT_PATH, SettingsError, load
 

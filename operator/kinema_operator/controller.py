@@ -9,10 +9,10 @@ import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from kinema_kube import Kube
+from kinema_kube import Kube, logs
 from kinema_kube.errors import KubeError
-from kinema_operator import logs
 from kinema_operator.decide import decide
+from kinema_operator.election import LeaseLostError
 from kinema_operator.execute import (
     JobGoneError,
     NameTakenError,
@@ -137,6 +137,9 @@ class Controller:
             wait = self._queue.retry(uid, at_least=getattr(error, "retry_after", None) or 0.0)
             log.warning("%s: %s; next try in %.0f s", type(error).__name__, error, wait)
             result = "error"
+        except LeaseLostError:
+            # Ends this worker, and with it the process.
+            raise
         except Exception:
             log.exception("a bug in the operator; next try in %.0f s", self._queue.retry(uid))
             result = "bug"

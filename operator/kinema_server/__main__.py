@@ -8,7 +8,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from kinema_server import logs
+from kinema_kube import logs
 from kinema_server.certificate import CertificateError
 from kinema_server.serve import serve
 from kinema_server.settings import SettingsError, load_settings
@@ -21,7 +21,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         settings = load_settings(arguments.config)
-        logs.configure(settings.log_level)
+        logs.configure(level=settings.log_level)
         started = asyncio.run(serve(settings))
     except (SettingsError, CertificateError) as error:
         sys.exit(f"kinema-server: {error}")

@@ -4,16 +4,12 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import json
-import logging
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from kinema_kube.resources import VIDEO_TRAINING_JOBS
-from kinema_operator import logs
 from kinema_operator.metrics import Metrics
 from kinema_operator.probe import Health, serve
 from kinema_operator.queue import Queue
@@ -73,32 +69,6 @@ def test_the_lease_lies_in_the_operators_own_namespace(monkeypatch: pytest.Monke
     monkeypatch.setenv("POD_NAME", "kinema-operator-abc")
     assert Settings().lease_namespace == "home"
     assert Settings().identity == "kinema-operator-abc"
-
-
-def test_log_lines_are_json_and_name_the_job() -> None:
-    formatter = logs.JsonFormatter()
-    mark = logs.job.set("team/wan")
-    try:
-        record = logging.LogRecord("kinema_operator.x", logging.WARNING, "", 0, "created %s", ("a\nb",), None)
-        line = formatter.format(record)
-    finally:
-        logs.job.reset(mark)
-    assert "\n" not in line
-    parsed = json.loads(line)
-    assert (parsed["level"], parsed["job"], parsed["message"]) == ("warning", "team/wan", "created a\nb")
-
-
-def test_lines_on_a_terminal_are_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.StringIO()
-    monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
-    before = logging.getLogger().handlers[:], logging.getLogger().level
-    try:
-        logs.configure(level="info", stream=stream)
-        logging.getLogger("kinema_operator").info("hello")
-        assert stream.getvalue().endswith("I kinema_operator: hello\n")
-    finally:
-        logging.getLogger().handlers[:], _ = before
-        logging.getLogger().setLevel(before[1])
 
 
 async def fetch(health: Health, metrics: Metrics, *paths: str) -> list[tuple[int, str]]:

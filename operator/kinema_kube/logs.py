@@ -14,8 +14,11 @@ job: ContextVar[str] = ContextVar("job", default="")
 """`namespace/name` of the job that the current task works on; part of every line that it writes."""
 
 
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object a line: time, level, logger, job, message, then whatever the call gave as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -24,10 +27,11 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             **({"job": job.get()} if job.get() else {}),
             "message": record.getMessage(),
+            **{key: value for key, value in vars(record).items() if key not in _STANDARD},
         }
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
 
 
 class TextFormatter(logging.Formatter):
