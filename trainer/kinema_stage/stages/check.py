@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import uuid
@@ -17,6 +18,7 @@ from kinema_stage.quarantine import summary
 from kinema_stage.workspace import Workspace
 
 STEPS = 4
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def run(context: Context) -> Termination:
@@ -96,8 +98,24 @@ def probe(workspace: Workspace) -> None:
     """Use every operation that later stages need.
 
     Raises:
-        StageError: one of them does not work.
+        StageError: one of them does not work. What only the user can mend is the user's: nothing has been done yet
+            that would be worth another attempt.
     """
+    try:
+        _probe(workspace)
+    except StageError as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise StageError(Exit.USER, error.message) from error
+        raise
+    except OSError as error:
+        root = workspace.folder or workspace.uri()
+        trouble = _trouble(error)
+        if not trouble:
+            raise StageError(Exit.STORAGE, f"storage.uri: {root} cannot be used: {error}; mend the volume") from error
+        raise StageError(Exit.USER, f"storage.uri: {root} {trouble}") from error
+
+
+def _probe(workspace: Workspace) -> None:
     root = workspace.folder or workspace.uri()
     path = f"probes/{uuid.uuid4().hex}"
     content = path.encode()
@@ -106,12 +124,12 @@ def probe(workspace: Workspace) -> None:
         created = workspace.create(f"{path}-link", content)
         again = workspace.create(f"{path}-link", b"")
         whole = workspace.read(path) == content and workspace.read(f"{path}-link") == content
-        workspace.delete(path)
-        workspace.delete(f"{path}-link")
-    except StageError:
+    except OSError:
+        # What one step left goes too; the first error is the one to tell of.
+        with contextlib.suppress(OSError):
+            _clear(workspace, path)
         raise
-    except OSError as error:
-        raise StageError(Exit.STORAGE, f"storage.uri: {root} {_trouble(error)}") from error
+    _clear(workspace, path)
     if workspace.folder is None and created and again:
         raise StageError(
             Exit.USER,
@@ -126,9 +144,15 @@ def probe(workspace: Workspace) -> None:
         )
 
 
+def _clear(workspace: Workspace, path: str) -> None:
+    workspace.delete(path)
+    workspace.delete(f"{path}-link")
+
+
 def _trouble(error: OSError) -> str:
+    """What the user can mend; empty for what may pass by itself."""
     match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
+        case number if number in _FULL:
             return "is full; free space or enlarge the volume"
         case errno.EROFS:
             return "is mounted read-only; mount it for reading and writing"
@@ -137,4 +161,4 @@ def _trouble(error: OSError) -> str:
         case errno.EPERM | errno.ENOTSUP | errno.EMLINK:
             return "has no hard links, by which jobs agree on who is first; use another volume"
         case _:
-            return f"cannot be used: {error}"
+            return ""
