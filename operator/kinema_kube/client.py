@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -61,6 +62,13 @@ class Kube:
         self._reloaded_at = float("-inf")
         self._reloading = asyncio.Lock()
         self._timeout = request_timeout
+        self._fence: Callable[[], None] = lambda: None
+
+    def fenced(self, fence: Callable[[], None]) -> Kube:
+        """The same connection; `fence` is asked right before each request that changes something, and may raise."""
+        other = copy.copy(self)
+        other._fence = fence
+        return other
 
     async def close(self) -> None:
         """Close every connection."""
@@ -326,6 +334,8 @@ class Kube:
             body=body,
             auth_settings=["BearerToken"],
         )
+        if method != "GET":
+            self._fence()
         try:
             response = await self.api.call_api(*request, _request_timeout=self._timeout)
             data: bytes = await response.read()  # type: ignore[no-untyped-call]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One leader, by a coordination.k8s.io Lease.
 
-A Lease is no fence: a leader that was suspended for longer than its Lease may carry out the request it was at. What
-keeps the state right is that every write names the version it was decided from.
+A leader that was suspended for longer than its Lease must not go on with what it was at: `fence` is asked before every
+request that changes something. A request that is on its way already is beyond that; what keeps the state right all the
+same is that every write names the version it was decided from.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Lease:
         self._settings = settings
         self._clock = clock
         self._held: Raw | None = None
+        self._renewed = clock()
+        """When the last renewal that succeeded was sent: nobody can see it earlier and count from before."""
         self._seen: tuple[str, float] = ("", clock())
         """The resource version that was seen last, and since when on our clock: clocks of machines are not compared."""
 
@@ -77,10 +80,20 @@ class Lease:
         if holder and holder != self._identity and not expired:
             return holder
         try:
-            self._held = await self._write(lease, holder=self._identity, taken=holder != self._identity)
+            await self._take(lease, taken=holder != self._identity)
         except ConflictError:
             return "another replica"
         return ""
+
+    def fence(self) -> None:
+        """See that nobody else may lead yet.
+
+        Raises:
+            LeaseLostError: the Lease may have expired; this process must change nothing.
+        """
+        silent = self._clock() - self._renewed
+        if self._held is None or silent >= self._settings.lease_seconds:
+            raise LeaseLostError(f"the Lease was not renewed for {silent:.1f} s: somebody else may lead by now")
 
     async def renew(self) -> None:
         """Keep the Lease.
@@ -88,16 +101,14 @@ class Lease:
         Raises:
             LeaseLostError: it is lost; this process must stop at once.
         """
-        renewed = self._clock()
         while True:
             await asyncio.sleep(self._settings.retry_seconds)
-            left = self._settings.renew_seconds - (self._clock() - renewed)
+            left = self._settings.renew_seconds - (self._clock() - self._renewed)
             try:
                 async with asyncio.timeout(max(0.1, left)):
                     await self._renew_once()
-                renewed = self._clock()
             except (KubeError, TimeoutError) as error:
-                if self._clock() - renewed >= self._settings.renew_seconds:
+                if self._clock() - self._renewed >= self._settings.renew_seconds:
                     # Giving it back would ask the API server that does not answer; it expires by itself.
                     self._held = None
                     raise LeaseLostError(f"the Lease could not be renewed in time: {error!r}") from error
@@ -117,7 +128,7 @@ class Lease:
     async def _renew_once(self) -> None:
         assert self._held is not None
         try:
-            self._held = await self._write(self._held, holder=self._identity, taken=False)
+            await self._take(self._held, taken=False)
         except (ConflictError, NotFoundError):
             # Touched by somebody, or our last renewal arrived although its answer did not.
             holder = await self.attempt()
@@ -132,11 +143,18 @@ class Lease:
             "metadata": {"name": self._settings.name, "namespace": self._namespace},
             "spec": self._spec(holder=self._identity, taken=True, transitions=0),
         }
+        sent = self._clock()
         try:
             self._held = await self._kube.create(LEASES, body)
         except ConflictError:
             return "another replica"
+        self._renewed = sent
         return ""
+
+    async def _take(self, lease: Raw, *, taken: bool) -> None:
+        sent = self._clock()
+        self._held = await self._write(lease, holder=self._identity, taken=taken)
+        self._renewed = sent
 
     async def _write(self, lease: Raw, *, holder: str, taken: bool) -> Raw:
         transitions = int((lease.get("spec") or {}).get("leaseTransitions") or 0)

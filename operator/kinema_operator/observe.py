@@ -191,7 +191,7 @@ async def _missing(job: Raw, present: set[str], store: Store, kube: Kube) -> lis
 
 
 async def _stray(job: Raw, status: JobStatus, kube: Kube, *, alive: Collection[str], doubt: bool) -> bool:
-    """Whether pods run that stand in the way of the next attempt: those of one that is over, or of a child that is gone.
+    """Whether pods run that stand in the way of the next attempt: of one that is over, or of a child that is gone.
 
     Asked only where there can be any: after a failure or a stop, and in doubt.
     """

@@ -56,7 +56,7 @@ async def run(settings: Settings) -> bool:
         health.ready = False
         metrics.leader.set(1)
         try:
-            return await _Leader(settings, kube, health, metrics, lease, stop).lead()
+            return await _Leader(settings, kube.fenced(lease.fence), health, metrics, lease, stop).lead()
         finally:
             metrics.leader.set(0)
             await lease.release()
@@ -130,7 +130,7 @@ class _Leader:
             self.health.ready = False
             self.stop.set()
             # A replica that has lost the Lease must not finish what it is at.
-            await self.controller.drain(**({} if not renew.done() else {"limit": 0.0}))
+            await self.controller.drain(**({"limit": 0.0} if _lost([*tasks, informer]) else {}))
             await asyncio.wait({informer}, timeout=STOP_SECONDS)
             await _cancel([informer])
             return well
@@ -185,11 +185,18 @@ class _Leader:
 
 def _well(tasks: Collection[asyncio.Task[Any]]) -> bool:
     """Whether no task has broken; says which one has."""
-    well = True
-    for task in tasks:
-        error = task.exception() if task.done() and not task.cancelled() else None
-        if error is not None:
-            well = False
-            known = isinstance(error, LeaseLostError)
-            log.error("%s: %s", task.get_name(), error, exc_info=None if known else error)
-    return well
+    broken = _broken(tasks)
+    for task, error in broken.items():
+        known = isinstance(error, LeaseLostError)
+        log.error("%s: %s", task.get_name(), error, exc_info=None if known else error)
+    return not broken
+
+
+def _lost(tasks: Collection[asyncio.Task[Any]]) -> bool:
+    """Whether one of them has seen that the Lease is lost."""
+    return any(isinstance(error, LeaseLostError) for error in _broken(tasks).values())
+
+
+def _broken(tasks: Collection[asyncio.Task[Any]]) -> dict[asyncio.Task[Any], BaseException]:
+    ended = {task: task.exception() for task in tasks if task.done() and not task.cancelled()}
+    return {task: error for task, error in ended.items() if error is not None}

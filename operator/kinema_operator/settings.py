@@ -6,10 +6,10 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from kinema_api.base import Model
 from kinema_operator.observed import Platform
@@ -53,6 +53,15 @@ class Election(Model):
     """After so long without a successful renewal the leader gives up."""
     retry_seconds: float = Field(default=2, gt=0, le=600)
     """Seconds between two attempts."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.retry_seconds < self.renew_seconds < self.lease_seconds:
+            raise ValueError(
+                f"retrySeconds ({self.retry_seconds:g}) must be below renewSeconds ({self.renew_seconds:g}), and that"
+                f" below leaseSeconds ({self.lease_seconds:g}): else two replicas could lead at once"
+            )
+        return self
 
 
 class Settings(Model):

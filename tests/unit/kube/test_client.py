@@ -125,6 +125,28 @@ async def test_delete_names_what_it_means(fake: FakeKube) -> None:
     assert request.body["preconditions"] == {"uid": "u"}
 
 
+async def test_a_fence_stands_before_every_change_and_before_no_look(fake: FakeKube) -> None:
+    fake.put("/api/v1/namespaces/n/pods/p", {})
+
+    def closed() -> None:
+        raise PermissionError("closed")
+
+    fenced = fake.kube.fenced(closed)
+    assert await fenced.get(PODS, "p", namespace="n")
+    pod = {"metadata": {"name": "p", "namespace": "n"}}
+    for change in (
+        fenced.create(PODS, pod),
+        fenced.apply(PODS, pod, manager="me"),
+        fenced.merge_patch(PODS, "p", {}, namespace="n"),
+        fenced.delete(PODS, "p", namespace="n"),
+    ):
+        with pytest.raises(PermissionError):
+            await change
+    assert [request.method for request in fake.requests] == ["GET"]
+    await fake.kube.delete(PODS, "p", namespace="n")
+    assert len(fake.sent("DELETE")) == 1
+
+
 async def test_refused_credentials_are_read_again_but_not_all_the_time(fake: FakeKube) -> None:
     reads = 0
 

@@ -13,6 +13,7 @@ from kinema_kube.errors import ForbiddenError, ServerError, TooManyRequestsError
 from kinema_kube.resources import JOBS, PODS, TRAINING_POOLS, VIDEO_TRAINING_JOBS
 from kinema_operator.controller import Controller
 from kinema_operator.decide import decide
+from kinema_operator.election import LeaseLostError
 from kinema_operator.metrics import Metrics
 from kinema_operator.queue import Queue
 from kinema_operator.settings import Settings
@@ -236,6 +237,19 @@ def test_a_bug_costs_one_look_and_not_the_process(monkeypatch: pytest.MonkeyPatc
         assert loop.status["phase"] == "Running"
 
     play(body)
+
+
+def test_a_worker_that_sees_the_lease_lost_changes_nothing_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(loop: Loop) -> None:
+        async def lost(*_: Any, **__: Any) -> Raw:
+            raise LeaseLostError("somebody else may lead by now")
+
+        monkeypatch.setattr(loop.fake, "create", lost)
+        await loop.until(lambda: bool(loop.controller.troubles()))
+        assert loop.fake.verbs("videotrainingjobs") == []
+        assert loop.count("bug") == 0
+
+    play(body, workers=1)
 
 
 def test_a_deleted_job_is_forgotten() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from kinema_kube.errors import ServerError
 from kinema_kube.resources import LEASES
@@ -139,6 +140,52 @@ def test_a_leader_survives_a_short_failure_of_the_api_server() -> None:
         renewing.cancel()
 
     run(body())
+
+
+def test_the_fence_holds_from_the_moment_at_which_somebody_else_may_lead() -> None:
+    async def body() -> None:
+        rivals = Rivals()
+        with pytest.raises(LeaseLostError):
+            rivals.a.fence()
+        await rivals.a.attempt()
+        await rivals.b.attempt()
+        rivals.clock.advance(14)
+        rivals.a.fence()
+        await rivals.a.attempt()
+        rivals.clock.advance(14)
+        rivals.a.fence()
+        assert await rivals.b.attempt() == "a"
+        # Suspended, and awake again before its next renewal.
+        rivals.clock.advance(15)
+        with pytest.raises(LeaseLostError, match=r"not renewed for 29\.0 s"):
+            rivals.a.fence()
+
+    run(body())
+
+
+def test_a_renewal_counts_from_when_it_was_sent() -> None:
+    async def body() -> None:
+        rivals = Rivals()
+        patch = rivals.fake.merge_patch
+
+        async def slow(*arguments: Any, **more: Any) -> Any:
+            answer = await patch(*arguments, **more)
+            rivals.clock.advance(15)
+            return answer
+
+        await rivals.a.attempt()
+        rivals.fake.merge_patch = slow  # type: ignore[method-assign]
+        await rivals.a.attempt()
+        with pytest.raises(LeaseLostError):
+            rivals.a.fence()
+
+    run(body())
+
+
+@pytest.mark.parametrize("wrong", [{"renew_seconds": 15}, {"retry_seconds": 10}, {"lease_seconds": 9}])
+def test_times_with_which_two_could_lead_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match="two replicas could lead at once"):
+        Election(**{"lease_seconds": 15, "renew_seconds": 10, "retry_seconds": 2} | wrong)
 
 
 def test_a_leader_that_cannot_renew_in_time_gives_up() -> None:
