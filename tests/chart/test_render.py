@@ -116,6 +116,36 @@ def test_no_rule_has_a_wildcard(render: Render, values: Values) -> None:
             assert not any("*" in word for words in rule.values() for word in words), role["metadata"]["name"]
 
 
+def test_two_operators_on_two_nodes_where_there_are_two(render: Render) -> None:
+    objects = render({})
+    deployment = named(objects, "Deployment", "kinema-operator")
+    assert deployment["spec"]["replicas"] == 2
+    (term,) = preferred(deployment)
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    labels = deployment["spec"]["selector"]["matchLabels"]
+    assert term["labelSelector"]["matchLabels"] == labels
+    assert labels.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    assert named(objects, "PodDisruptionBudget", "kinema-operator")["spec"] == {
+        "maxUnavailable": 1,
+        "selector": {"matchLabels": labels},
+    }
+
+
+def preferred(deployment: Object) -> list[Object]:
+    affinity = deployment["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"]
+    return [entry["podAffinityTerm"] for entry in affinity["preferredDuringSchedulingIgnoredDuringExecution"]]
+
+
+def test_an_affinity_of_the_users_own_stands_alone(render: Render) -> None:
+    deployment = named(render(VALUES["everything"]), "Deployment", "kinema-operator")
+    assert deployment["spec"]["template"]["spec"]["affinity"] == {"nodeAffinity": {}}
+
+
+def test_a_single_replica_does_not_stop_a_drain(render: Render) -> None:
+    objects = render({"operator": {"replicas": 1}, "server": {"replicas": 1}})
+    assert not [item for item in objects if item["kind"] == "PodDisruptionBudget"]
+
+
 def rights(objects: list[Object], account: str) -> set[tuple[str, str, str]]:
     """(scope, resource, verb) of a service account; scope is a namespace, or `*` for all."""
     roles = {(item["kind"], item["metadata"]["name"]): item["rules"] for item in objects if "rules" in item}

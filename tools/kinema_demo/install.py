@@ -49,6 +49,8 @@ def values(images: Mapping[str, str], *, pull_policy: str = "IfNotPresent") -> d
             "families": {"wan2.1": {"cpu": wan, "nvidia": wan, "ascend": ""}},
         },
         "pools": {"cpu": pool_spec("cpu")},
+        # A small cluster for trying things out: a second replica would only cost memory.
+        "operator": {"replicas": 1},
     }
 
 

@@ -48,18 +48,30 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Where pods may run. Call with the operator's or the server's values. */}}
+{{/* Where pods may run. Call with (list . "operator"). */}}
 {{- define "kinema.placement" -}}
+{{- $component := index . 1 -}}
+{{- with index (index . 0).Values $component }}
 {{- with .nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
+affinity:
 {{- with .affinity }}
-affinity: {{- toYaml . | nindent 2 }}
+{{- toYaml . | nindent 2 }}
+{{- else }}
+  podAntiAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 100
+        podAffinityTerm:
+          topologyKey: kubernetes.io/hostname
+          labelSelector:
+            matchLabels: {{- include "kinema.selector" (list (index $ 0) $component) | nindent 14 }}
 {{- end }}
 {{- with .priorityClassName }}
 priorityClassName: {{ . }}
+{{- end }}
 {{- end }}
 {{- end }}
