@@ -46,6 +46,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "Completed": "every stage is done",
         "Cancelled": "`spec.policy.cancel` was set",
         "DeadlineExceeded": "the job took longer than `spec.policy.deadlineSeconds`",
+        "Forbidden": "the operator lacks a right that it needs for the job; the message names it",
         "Retried": "`spec.policy.retry` asked for another run",
         # Movement
         "ProgressPushed": "the stage says how far it is",

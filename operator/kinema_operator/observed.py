@@ -87,6 +87,8 @@ class Observed:
     """Names that the next children need and that objects of other owners still hold."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Names of children that the API server refused when they were last tried, and why."""
+    denied: str = ""
+    """A right that the operator lacked when it looked last, in the words of the API server."""
     stray_pods: bool = False
     """Pods of an attempt that is over still run, or of a child that is gone."""
     pools: Mapping[str, PoolSpec] = field(default_factory=dict)

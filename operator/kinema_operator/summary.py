@@ -7,6 +7,7 @@ from kinema_api.locations import join
 from kinema_api.names import Stage, run_folder
 from kinema_api.plan import pipeline
 from kinema_api.status import AttemptState, JobStatus, Phase, StageState, StageStatus
+from kinema_operator import denied
 from kinema_operator.conditions import Truth, with_conditions
 from kinema_operator.diagnosis import fix_for, joined
 from kinema_operator.draft import Draft
@@ -27,6 +28,9 @@ def summary(draft: Draft, current: Stage | None, demand: Stop | None) -> JobStat
     if current is not None and demand is not None and phase is demand.phase:
         _halt(draft, current, demand)
     reason, message = _sentence(draft, current, phase, demand)
+    diagnosis = shorten(_diagnosis(draft, current, phase))
+    if draft.observed.denied and not phase.terminal:
+        reason, (message, diagnosis) = denied.REASON, denied.sentences(draft.observed.denied)
     stages = [draft.stages[stage] for stage in pipeline(draft.settings)]
     before, now = draft.before, timestamp(draft.now)
     suspended = phase is Phase.SUSPENDED
@@ -37,7 +41,7 @@ def summary(draft: Draft, current: Stage | None, demand: Stop | None) -> JobStat
             "stage": current or stages[-1].name,
             "restarts": draft.restarts,
             "retry": _retry(draft),
-            "diagnosis": shorten(_diagnosis(draft, current, phase)),
+            "diagnosis": diagnosis,
             "message": message,
             "started_at": before.started_at or (now if any(stage.attempts for stage in stages) else None),
             "finished_at": now if phase.terminal else None,
