@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from kinema_api.catalogue import Entry, entry
+from kinema_api.catalogue import Entry, entry, model_names
 from kinema_api.inputs import Location
 from kinema_api.job import JobSpec, Task
 from kinema_api.keys import Keys
@@ -138,9 +138,18 @@ def _check_task(spec: JobSpec, model: Entry) -> None:
     task = spec.model.task or model.tasks[0]
     if task not in model.tasks:
         can = ", ".join(task.value for task in model.tasks)
-        raise PlanError("TaskNotSupported", f"spec.model.task: {model.name} cannot do {task.value}; it can do {can}")
+        raise PlanError(
+            "TaskNotSupported",
+            f"spec.model.task: {model.name} cannot do {task.value}; write {can}, or name a model that can do"
+            f" {task.value}",
+        )
     if task is not Task.T2V:
-        raise PlanError("TaskNotSupported", f"spec.model.task: the native engine trains t2v, not yet {task.value}")
+        able = ", ".join(name for name in model_names() if Task.T2V in entry(name).tasks)
+        raise PlanError(
+            "TaskNotSupported",
+            f"spec.model.task: the native engine trains t2v, not yet {task.value}; name a model that can do t2v:"
+            f" {able}",
+        )
 
 
 def _check_stages(stages: Stages) -> None:
@@ -197,8 +206,12 @@ def _pools(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) -> dict
         if name is None:
             continue
         if name not in pools:
-            have = ", ".join(sorted(pools)) or "none: ask the administrator to create a TrainingPool"
-            raise PlanError("UnknownPool", f"stage {stage}: there is no TrainingPool {name}; this cluster has {have}")
+            have = f"{', '.join(sorted(pools))}: name one of them, or" if pools else "none:"
+            raise PlanError(
+                "UnknownPool",
+                f"stage {stage}: there is no TrainingPool {name}; this cluster has {have} let the administrator create"
+                " it",
+            )
         used[name] = pools[name]
     return used
 
@@ -212,10 +225,15 @@ def _fill_devices(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) 
     if devices > pool.devices_per_node:
         raise PlanError(
             "NotEnoughDevices",
-            f"spec.stages.train.devicesPerNode: {devices}, but a node of pool {name} has {pool.devices_per_node}",
+            f"spec.stages.train.devicesPerNode: {devices}, but a node of pool {name} has {pool.devices_per_node};"
+            " ask for no more, spread the model over more nodes, or name a pool with larger nodes",
         )
     if nodes > pool.nodes:
-        raise PlanError("NotEnoughNodes", f"spec.stages.train.nodes: {nodes}, but pool {name} has {pool.nodes}")
+        raise PlanError(
+            "NotEnoughNodes",
+            f"spec.stages.train.nodes: {nodes}, but pool {name} has {pool.nodes}; ask for no more, or let the"
+            " administrator raise nodes of the TrainingPool",
+        )
     train = stages.train.model_copy(update={"nodes": nodes, "devices_per_node": devices})
     return stages.model_copy(update={"train": train})
 
