@@ -7,6 +7,8 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
@@ -58,6 +60,14 @@ async def _load_file(configuration: Configuration, path: str, context: str | Non
         raise NoClusterError(f"{path}: {error}") from error
 
 
+def proxy_of(server: str) -> str | None:
+    """The proxy that the environment wants on the way to a server (HTTPS_PROXY, NO_PROXY); None for none."""
+    address = urlsplit(server)
+    if not address.hostname or proxy_bypass(address.hostname):
+        return None
+    return getproxies().get(address.scheme)
+
+
 @asynccontextmanager
 async def connect(
     *, kubeconfig: str | Path | None = None, context: str | None = None, request_timeout: float = 30.0
@@ -75,6 +85,9 @@ async def connect(
     load = loader(kubeconfig=kubeconfig, context=context)
     configuration = Configuration()
     await load(configuration)
+    configuration.proxy = configuration.proxy or proxy_of(configuration.host)
+    # Else each request reads the environment and ~/.netrc anew, in two threads that wait for the event loop's.
+    configuration.client_session_kwargs = {"trust_env": False}
     kube = Kube(configuration, reload=load, request_timeout=request_timeout)
     try:
         yield kube
