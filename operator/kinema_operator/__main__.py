@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import sys
 from pathlib import Path
 
@@ -22,6 +23,9 @@ def main() -> None:
     try:
         settings = load(arguments.config)
         logs.configure(level=settings.log_level)
+        # What is imported by now stays: the collector need not walk through it again and again.
+        gc.collect()
+        gc.freeze()
         well = asyncio.run(run(settings))
     except (SettingsError, NoClusterError) as error:
         sys.exit(f"kinema-operator: {error}")

@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import kopf
@@ -45,6 +45,20 @@ class Endless:
             seconds = min(30.0, seconds * 2)
 
 
+class NoDiff(kopf.DiffBaseStorage):
+    """Keeps no last state to compare with: no handler asks for a difference, and its copies cost as much as a look."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Nothing of an object."""
+        return cast(kopf.BodyEssence, {})
+
+    def fetch(self, **_: Any) -> None:
+        """Nothing was kept."""
+
+    def store(self, **_: Any) -> None:
+        """Keep nothing."""
+
+
 def kopf_settings() -> kopf.OperatorSettings:
     """Kopf reduced to watching."""
     settings = kopf.OperatorSettings()
@@ -59,6 +73,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 10
     settings.networking.error_backoffs = Endless()
     settings.process.ultimate_exiting_timeout = 25
+    settings.persistence.diffbase_storage = NoDiff()
     for resource in CHILDREN:
         # A bare key selects objects that have the label. The filter of a handler would only act after the transfer.
         settings.watching.label_selectors[resource.group, resource.version, resource.plural] = LABEL_JOB_UID
