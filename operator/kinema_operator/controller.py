@@ -26,6 +26,7 @@ from kinema_operator.observed import ChildKind, Event, EventType, Raw
 from kinema_operator.queue import Queue
 from kinema_operator.settings import Settings
 from kinema_operator.store import Store, owner_uid
+from kinema_operator.sighting import Sighting
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,10 @@ class Memory:
     refused: dict[str, str] = field(default_factory=dict)
     """Names of children that the API server refused when they were tried last, and why."""
     doubt: bool = False
+    denied: str = ""
+    """The right that the last look lacked, in the words of the API server."""
+    pushed: Sighting = field(default_factory=Sighting)
+    """The progress that was pushed last."""
     """A child may have been created that the status does not know of: by a predecessor, or by a look that failed."""
 
 
@@ -156,7 +161,13 @@ class Controller:
         await self._recheck(job, memory)
         now = datetime.now(UTC)
         view = await observe(
-            job=job, store=self._store, kube=self._kube, foreign=memory.taken, now=now, doubt=memory.doubt
+            job=job,
+            store=self._store,
+            kube=self._kube,
+            foreign=memory.taken,
+            now=now,
+            pushed=memory.pushed,
+            doubt=memory.doubt,
         )
         platform = self._settings.platform(server_ca=self.server_ca)
         observed = replace(view.observed, refused=memory.refused)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
@@ -16,10 +16,11 @@ from kinema_api.pool import PoolSpec
 from kinema_api.settings import Stages
 from kinema_api.status import Attempt, AttemptState, JobStatus, StageStatus
 from kinema_kube import Kube, Resource
-from kinema_kube.errors import BadRequestError, ForbiddenError, NotFoundError
+from kinema_kube.errors import ForbiddenError, KubeError, NotFoundError
 from kinema_kube.resources import EVENTS, JOBS, PODS, PYTORCH_JOBS
 from kinema_operator.observed import Child, ChildKind, Observed, Raw
 from kinema_operator.pods import condition, end_of, log_time, silent, time_of, waiting_of
+from kinema_operator.sighting import Sighting
 from kinema_operator.stall import limit_of, moved_at, progress_of
 from kinema_operator.status import read_progress, read_status
 from kinema_operator.store import Store, owner_uid, slim
@@ -49,7 +50,14 @@ class View:
 
 
 async def observe(
-    *, job: Raw, store: Store, kube: Kube, foreign: Collection[str], now: datetime, doubt: bool = False
+    *,
+    job: Raw,
+    store: Store,
+    kube: Kube,
+    foreign: Collection[str],
+    now: datetime,
+    pushed: Sighting,
+    doubt: bool = False,
 ) -> View:
     """Everything about one job at one moment.
 
@@ -59,6 +67,7 @@ async def observe(
         kube: for what the watches cannot tell: pods, and children that should be there.
         foreign: names of children that objects of other owners hold.
         now: the time.
+        pushed: remembers, from one look at this job to the next, which progress was pushed last.
         doubt: a child may have been created that the status does not know of; should it be gone again, only its pods
             can tell.
 
@@ -79,9 +88,9 @@ async def observe(
             if (child.stage, child.attempt) not in recorded:
                 child = replace(child, pods=tuple(end_of(pod) for pod in await _pods(kube, item, child)))
         elif child.running:
-            child = replace(child, last_log=await _last_log(kube, job, status, item, child, now))
+            child = replace(child, last_log=await _last_log(kube, job, status, item, child, now, pushed))
         elif not child.deleting:
-            age = (now - child.created_at).total_seconds()
+            age = max(0.0, (now - child.created_at).total_seconds())
             if age >= PATIENCE:
                 child = replace(child, waiting=await _waiting(kube, resource, item, child, age))
             again.append(PATIENCE - age if age < PATIENCE else min(max(age / 4, LOOK_AGAIN[0]), LOOK_AGAIN[1]))
@@ -225,14 +234,21 @@ def _number(pod: Raw) -> int:
     return int(label) if label.isdecimal() else 0
 
 
-async def _last_log(kube: Kube, job: Raw, status: JobStatus, item: Raw, child: Child, now: datetime) -> datetime | None:
-    """The newest log line of a child's pods; None when it need not be known yet, or may not be."""
+async def _last_log(
+    kube: Kube, job: Raw, status: JobStatus, item: Raw, child: Child, now: datetime, sighting: Sighting
+) -> datetime | None:
+    """The newest log line of a child's pods; None when it need not be known yet, or may not be.
+
+    Never longer ago than we have seen the pushed progress stand still ourselves: what is old by the clock alone may be
+    the work of a clock that was moved.
+    """
     stage = next((stage for stage in status.stages if stage.name is child.stage), None)
     attempt = next((a for a in stage.attempts if a.number == child.attempt), None) if stage is not None else None
     if attempt is None or status.resolved is None:
         return None
     progress = progress_of(attempt, child.stage, read_progress(job))
     pushed = moved_at(attempt, progress)
+    still = sighting.age((child.uid, progress and progress.updated_at))
     limit = limit_of(stage_settings(Stages.stored(status.resolved.stages), child.stage), progress)
     if pushed is None or (now - pushed).total_seconds() < limit:
         return None
@@ -241,13 +257,14 @@ async def _last_log(kube: Kube, job: Raw, status: JobStatus, item: Raw, child: C
         metadata = pod["metadata"]
         try:
             text = await kube.log(metadata["name"], namespace=metadata["namespace"], container=CONTAINER)
-        except (BadRequestError, ForbiddenError, NotFoundError) as error:
+        except KubeError as error:
+            # Also a 500, or no answer in time: the API server asks the kubelet of a node that may be gone.
             log.warning("pod %s: its log cannot be read, so that a stall cannot be told: %s", metadata["name"], error)
             return None
         written = log_time(text)
         if written is not None:
             newest.append(written)
-    return max(newest, default=None)
+    return max(*newest, now - timedelta(seconds=still)) if newest else None
 
 
 async def _pods(kube: Kube, item: Raw, child: Child) -> list[Raw]:
@@ -288,7 +305,10 @@ async def _warning(kube: Kube, item: Raw, uid: str) -> str:
     selector = f"involvedObject.uid={uid},type=Warning"
     try:
         events = await kube.list(EVENTS, namespace=item["metadata"]["namespace"], fields=selector)
-    except (ForbiddenError, NotFoundError):
+    except (ForbiddenError, NotFoundError) as error:
+        log.warning(
+            "why %s waits is not known in full, since Events cannot be read: %s", item["metadata"]["name"], error
+        )
         return ""
     events.sort(key=lambda event: str(event.get("lastTimestamp") or event["metadata"].get("creationTimestamp") or ""))
     last = events[-1] if events else {}

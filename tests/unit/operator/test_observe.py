@@ -17,6 +17,7 @@ from kinema_kube.resources import EVENTS, JOBS, PODS, PYTORCH_JOBS, TRAINING_POO
 from kinema_operator.observe import PATIENCE, View, child_of, observe
 from kinema_operator.observed import ChildKind
 from kinema_operator.pods import end_of, termination_of, waiting_of
+from kinema_operator.sighting import Sighting
 from kinema_operator.store import Store
 
 from tests.unit.operator.fakes import FakeKube, child, job, pool, running
@@ -30,9 +31,12 @@ def cases(name: str) -> list[Any]:
     return [pytest.param(case, id=case["case"]) for case in yaml.safe_load((DATA / name).read_text())]
 
 
-def look(store: Store, fake: FakeKube, raw: Raw, *, after: float = 5, doubt: bool = False) -> View:
+def look(
+    store: Store, fake: FakeKube, raw: Raw, *, after: float = 5, doubt: bool = False, pushed: Sighting | None = None
+) -> View:
     now = START + timedelta(seconds=after)
-    return asyncio.run(observe(job=raw, store=store, kube=fake.kube, foreign=(), now=now, doubt=doubt))
+    seen = pushed or Sighting()
+    return asyncio.run(observe(job=raw, store=store, kube=fake.kube, foreign=(), now=now, pushed=seen, doubt=doubt))
 
 
 def pod(name: str, *, of: str = "c-1", stage: str = "check", **status: Any) -> Raw:
@@ -281,3 +285,33 @@ def test_pools_that_this_version_does_not_understand_are_left_out() -> None:
     store.put(TRAINING_POOLS, strange)
     store.put(VIDEO_TRAINING_JOBS, job())
     assert sorted(look(store, fake, job()).observed.pools) == ["cpu"]
+
+
+def test_a_moved_clock_makes_no_stall_of_work_that_moves() -> None:
+    store, fake = Store(), FakeKube()
+    clock = [0.0]
+    seen = Sighting(lambda: clock[0])
+    raw = {
+        **child("wan-train-1", stage="train", kind="PyTorchJob"),
+        "status": {"replicaStatuses": {"Master": {"active": 1}, "Worker": {"active": 2}}},
+    }
+    store.put(PYTORCH_JOBS, raw)
+    fake.put(PODS, pod("wan-train-1-master-0", stage="train", phase="Running"))
+    fake.logs["wan-train-1-master-0"] = f"{START + timedelta(seconds=8):%Y-%m-%dT%H:%M:%SZ} step 3"
+
+    def last_log(*, pushed: int, after: float) -> datetime | None:
+        status = running("train")
+        status["stages"][0]["attempts"][0]["runningAt"] = "2026-11-01T10:00:00Z"
+        status["progress"] = {"stage": "train", "attempt": 1, "updatedAt": f"2026-11-01T10:00:0{pushed}Z"}
+        status["resolved"] = {"model": {}, "pools": {}, "images": {}, "stages": {"train": {"stallSeconds": 30}}}
+        (found,) = look(store, fake, job(status=status), after=after, pushed=seen).observed.children
+        return found.last_log
+
+    assert last_log(pushed=1, after=5) is None, "nothing is old, so nobody asks"
+    clock[0] = 10.0
+    # An hour later by the clock, ten seconds later in truth: the new progress is not old, though its time is.
+    assert last_log(pushed=9, after=3610) == START + timedelta(seconds=3610)
+    clock[0] = 80.0
+    assert last_log(pushed=9, after=3680) == START + timedelta(seconds=3610), "it was seen to stand still for 70 s"
+    clock[0] = 80_000.0
+    assert last_log(pushed=9, after=3690) == START + timedelta(seconds=8), "so the log's own time counts"
