@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +15,8 @@ import pytest
 
 from kinema_images import build, layout, paths
 
-pytestmark = pytest.mark.skipif(not shutil.which("skopeo"), reason="skopeo is installed by `make images`")
+pytestmark = pytest.mark.usefixtures("images")
+"""Building images installs skopeo where it is missing."""
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
