@@ -87,7 +87,7 @@ def fail(draft: Draft, stage: Stage, attempt: Attempt, failure: Failure, found: 
     failures = draft.stages[stage].failures + 1
     spent = failures > draft.limit(stage)
     final = spent or not failure.consequence.retry
-    why = f"attempt {attempt.number} failed ({failure.reason}): {said}"
+    why = _why(ended)
     if failure.consequence.retry and spent:
         why += f"; that was the last of {failures} attempts"
     _account(draft, stage, ended, found)
@@ -103,6 +103,15 @@ def fail(draft: Draft, stage: Stage, attempt: Attempt, failure: Failure, found: 
     draft.tell("AttemptFailed", f"{stage}: {why}", warning=True)
     if not final:
         draft.look_again(draft.backoff(failures))
+
+
+def recall(draft: Draft, stage: Stage, failed: Attempt) -> None:
+    """While the next attempt is waited for the stage says why the last one failed, also after a pause."""
+    draft.set_stage(stage, state=StageState.RUNNING, reason=failed.reason, message=shorten(_why(failed)))
+
+
+def _why(failed: Attempt) -> str:
+    return f"attempt {failed.number} failed ({failed.reason}): {failed.message}"
 
 
 def stop(draft: Draft, stage: Stage, attempt: Attempt, demand: Stop, found: Child | None) -> None:

@@ -28,7 +28,7 @@ def summary(draft: Draft, current: Stage | None, demand: Stop | None) -> JobStat
     if current is not None and demand is not None and phase is demand.phase:
         _halt(draft, current, demand)
     reason, message = _sentence(draft, current, phase, demand)
-    diagnosis = shorten(_diagnosis(draft, current, phase))
+    diagnosis = shorten(_diagnosis(draft, current, demand))
     if draft.observed.denied and not phase.terminal:
         reason, (message, diagnosis) = denied.REASON, denied.sentences(draft.observed.denied)
     stages = [draft.stages[stage] for stage in pipeline(draft.settings)]
@@ -107,11 +107,14 @@ def _number(status: StageStatus) -> int:
     return status.attempts[-1].number if status.attempts else 1
 
 
-def _diagnosis(draft: Draft, current: Stage | None, phase: Phase) -> str:
+def _diagnosis(draft: Draft, current: Stage | None, demand: Stop | None) -> str:
     """Cause and fix of what keeps the job from going on; empty while all is well."""
-    if current is None or phase in (Phase.SUSPENDED, Phase.CANCELLED):
+    if current is None:
         return ""
     status = draft.stages[current]
+    if demand is not None and status.reason == demand.reason:
+        # A pause and a cancel are what the user wanted; a deadline's own sentence says what to do.
+        return f"{current}: {status.message}" if demand.failure is not None else ""
     if draft.waits:
         return joined(f"{current} waits: {draft.waits}", fix_for(draft.waits))
     last = status.attempts[-1] if status.attempts else None

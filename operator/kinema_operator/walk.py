@@ -22,7 +22,6 @@ LOOK_AGAIN = 2.0
 """Seconds until something that has no watch event is looked at again."""
 WAIT_CHECK = 30.0
 """Seconds after which a child without a running pod is looked at again."""
-ENDING = "if its node is gone for good, delete the Node"
 
 
 def walk(draft: Draft, demand: Stop | None) -> Stage | None:
@@ -77,7 +76,7 @@ def _follow(draft: Draft, stage: Stage, attempt: Attempt, demand: Stop | None) -
 
 def _outwait(draft: Draft, stage: Stage, attempt: Attempt, pod: PodEnd) -> None:
     where = f"pod {pod.name}" + (f" on node {pod.node}" if pod.node else "")
-    draft.set_attempt(stage, attempt, message=draft.wait(f"{where} still ends; {ENDING}"))
+    draft.set_attempt(stage, attempt, message=draft.wait(f"{where} still ends"))
     draft.look_again(LOOK_AGAIN)
 
 
@@ -87,7 +86,7 @@ def _await(draft: Draft, stage: Stage, attempt: Attempt, found: Child) -> None:
         attempt = attempt.model_copy(update={"running_at": timestamp(draft.now)})
     attempt = attempt.model_copy(update={"uid": found.uid})
     if found.deleting:
-        message = draft.wait(f"{found.name} is being deleted and its pods still end; {ENDING}")
+        message = draft.wait(f"{found.name} is being deleted and its pods still end")
         draft.set_attempt(stage, attempt, message=message)
         draft.look_again(LOOK_AGAIN)
         return
@@ -130,16 +129,18 @@ def _start_when_due(draft: Draft, stage: Stage, last: Attempt | None) -> None:
     """Start the next attempt once the wait after a failure is over and nothing of the last attempt lives."""
     failures = draft.stages[stage].failures
     if last is not None and last.state is AttemptState.FAILED and failures and last.finished_at:
-        due = parse_time(last.finished_at) + timedelta(seconds=draft.backoff(failures))
-        left = (due - draft.now).total_seconds()
-        if left > 0:
+        wait = draft.backoff(failures)
+        left = wait - (draft.now - parse_time(last.finished_at)).total_seconds()
+        # With more left than the whole wait the clock was put back, and the time of the failure tells nothing.
+        if 0 < left <= wait:
             draft.look_again(left)
+            closing.recall(draft, stage, last)
             return
     number = last.number + 1 if last is not None else 1
     old = [c for c in draft.observed.children if c.stage is stage and c.attempt < number and not c.finished]
     again = draft.child(stage, number)
     if draft.observed.stray_pods or old or (again is not None and again.deleting):
-        cause = f"pods of an earlier attempt of {stage} still end; {ENDING}"
+        cause = f"pods of an earlier attempt of {stage} still end"
         draft.set_stage(stage, message=draft.wait(cause))
         draft.look_again(LOOK_AGAIN)
         return
@@ -149,7 +150,7 @@ def _start_when_due(draft: Draft, stage: Stage, last: Attempt | None) -> None:
 def _start(draft: Draft, stage: Stage, number: int) -> None:
     name = child_name(job=draft.ref.name, stage=stage, attempt=number)
     if name in draft.observed.foreign:
-        cause = f"{name} exists and is not this job's: it is being deleted, or delete or rename it"
+        cause = f"{name} exists and is not this job's"
         draft.set_stage(stage, message=draft.wait(cause))
         draft.look_again(LOOK_AGAIN)
         return

@@ -69,6 +69,18 @@ def test_what_a_stage_left_reaches_the_attempt() -> None:
     assert (attempt.stacks, attempt.log_tail) == ("pvc://ws/kinema/jobs/stacks.txt", "step 41\nstep 42")
 
 
+def test_a_clock_that_is_put_back_does_not_prolong_the_wait_after_a_failure() -> None:
+    story = Story()
+    story.reach(Stage.TRAIN)
+    story.fail("wan-train-1")
+    story.wait(9)
+    story.settle()
+    assert "wan-train-2" not in story.children
+    story.wait(-3600)
+    story.settle()
+    assert "wan-train-2" in story.children
+
+
 def test_a_node_that_failed_twice_is_avoided() -> None:
     story = Story(job=job(policy={"restarts": {"limit": 5, "backoffSeconds": 0}}))
     story.reach(Stage.TRAIN)
@@ -107,12 +119,12 @@ WAITS = {
     "NoStatus: nobody has looked at PyTorchJob wan-train-1": "training-operator",
     "Queued: Job wan-check-1 is suspended until its queue admits it": "kubectl get workloads",
     'FailedCreate: error looking up service account: serviceaccount "trainer" not found': "serviceAccountName",
-    "pod a on node n still ends; if its node is gone for good, delete the Node": "delete its Node object",
+    "pod a on node n still ends": "delete its Node object",
     "Job wan-check-1 cannot be created: jobs.batch is forbidden": "the chart has it",
     'admission webhook "v.example" denied the request: no': "podTemplate",
     "a: CreateContainerConfigError: secret not found": "ConfigMap or Secret",
     "0/1 nodes: 1 node(s) were unschedulable": "uncordon",
-    "wan-check-1 exists and is not this job's: it is being deleted": "rename",
+    "wan-check-1 exists and is not this job's": "rename",
     "something new": OTHERWISE,
 }
 
