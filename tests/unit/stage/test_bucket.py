@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import pickle
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,31 +14,14 @@ from botocore.config import Config
 
 from kinema_api.exits import Exit, StageError
 from kinema_api.inputs import SecretRef, Storage
-from kinema_api.names import ENV_SCRATCH, ENV_SECRETS
 from kinema_stage import artifact, s3
 from kinema_stage.claim import Observer
 from kinema_stage.faults import StoreError
 from kinema_stage.stages import check
 from kinema_stage.workspace import Workspace, open_workspace
 
-from tests.s3.bucket import BUCKET, ObjectStore, object_store, secret, storage
+from tests.s3.bucket import BUCKET, ObjectStore, secret, storage
 from tests.s3.faults import FAULTS, FaultyProxy
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ObjectStore]:
-    with object_store() as running:
-        yield running
-
-
-@pytest.fixture
-def store(server: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    monkeypatch.setenv(ENV_SECRETS, str(tmp_path / "secrets"))
-    monkeypatch.setenv(ENV_SCRATCH, str(tmp_path / "scratch"))
-    secret(tmp_path / "secrets")
-    s3.client.cache_clear()
-    yield server
-    server.empty()
 
 
 @pytest.fixture

@@ -4,43 +4,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kinema_api.exits import Exit, StageError
 from kinema_api.inputs import Dataset, SecretRef, Weights
-from kinema_api.names import ENV_SCRATCH, ENV_SECRETS
 from kinema_api.stage import CheckConfig
-from kinema_stage import clips, dataset, s3, weights
+from kinema_stage import clips, dataset, weights
 from kinema_stage.stages import check, prepare
 
-from tests.s3.bucket import BUCKET, ObjectStore, at, object_store, secret, storage
+from tests.s3.bucket import BUCKET, ObjectStore, at, storage
 from tests.s3.faults import FaultyProxy
 from tests.unit.stage.support import captioned, check_config, context_of, make_video, numbers, prepare_config
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ObjectStore]:
-    with object_store() as running:
-        yield running
-
-
 @pytest.fixture
-def store(server: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+def store(store: ObjectStore, tmp_path: Path) -> ObjectStore:
     """The bucket with two videos and the weights of a tiny model."""
-    monkeypatch.setenv(ENV_SECRETS, str(tmp_path / "secrets"))
-    monkeypatch.setenv(ENV_SCRATCH, str(tmp_path / "scratch"))
-    secret(tmp_path / "secrets")
-    s3.client.cache_clear()
     captioned(tmp_path / "data" / "a.mp4", "a wall")
     make_video(tmp_path / "data" / "deep" / "b.mp4")
     check_config(tmp_path)
-    server.put(tmp_path / "data", "data")
-    server.put(tmp_path / "weights", "weights")
-    yield server
-    server.empty()
+    store.put(tmp_path / "data", "data")
+    store.put(tmp_path / "weights", "weights")
+    return store
 
 
 def config(tmp_path: Path, url: str) -> CheckConfig:

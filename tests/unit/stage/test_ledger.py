@@ -85,3 +85,19 @@ def test_memory_is_what_the_control_group_says(tmp_path: Path) -> None:
     assert (found.kills, str(found)) == (2, "in use 1.00 GiB, peak 1.50 GiB, limit 2.00 GiB")
     (tmp_path / "memory.max").write_text("max\n")
     assert Memory.read(tmp_path).limit is None
+
+
+def test_memory_is_read_from_the_first_version_of_control_groups_too(tmp_path: Path) -> None:
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    for name, text in {
+        "memory.usage_in_bytes": f"{1 << 30}\n",
+        "memory.max_usage_in_bytes": f"{3 << 29}\n",
+        "memory.limit_in_bytes": f"{1 << 31}\n",
+        "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
+    }.items():
+        (folder / name).write_text(text)
+    found = Memory.read(tmp_path)
+    assert (found.kills, str(found)) == (2, "in use 1.00 GiB, peak 1.50 GiB, limit 2.00 GiB")
+    (folder / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert Memory.read(tmp_path).limit is None
