@@ -22,6 +22,14 @@ FIXES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             "let the administrator install Kubeflow's training-operator, or see why it does not run",
         ),
         (
+            r"failed calling webhook .*training-operator",
+            "let the administrator see why Kubeflow's training-operator does not run; it goes on when that does",
+        ),
+        (
+            r"failed calling webhook",
+            "let the administrator see why the service behind that webhook does not answer",
+        ),
+        (
             r"Queued:",
             "it starts when its queue admits it: see `kubectl get workloads` for its place",
         ),

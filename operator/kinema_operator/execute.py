@@ -9,6 +9,7 @@ that says why.
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from kinema_kube.errors import (
     InvalidError,
     KubeError,
     NotFoundError,
+    ServerError,
 )
 from kinema_kube.resources import EVENTS, VIDEO_TRAINING_JOBS
 from kinema_operator.observe import RESOURCE_OF
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 
 MANAGER = "kinema-operator"
 """Field manager, and the source of Events."""
+WEBHOOK_AWAY = re.compile(r"failed calling webhook", re.IGNORECASE)
+"""How the API server begins to say so, as an internal error."""
 PROGRESS = "progress"
 """The one key of the status that is the server's."""
 
@@ -124,6 +128,11 @@ async def _create(job: Raw, body: Raw, kube: Kube, store: Store) -> None:
             raise JobGoneError(f"namespace {namespace} is being deleted") from None
         raise RefusedError(kind, name, error.message) from error
     except (BadRequestError, InvalidError) as error:
+        raise RefusedError(kind, name, error.message) from error
+    except ServerError as error:
+        # A webhook that must be asked and does not answer, such as that of a training-operator which is away.
+        if not WEBHOOK_AWAY.search(error.message):
+            raise
         raise RefusedError(kind, name, error.message) from error
     store.put(resource, child)
 

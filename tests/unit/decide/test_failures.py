@@ -121,6 +121,8 @@ WAITS = {
     'FailedCreate: error looking up service account: serviceaccount "trainer" not found': "serviceAccountName",
     "pod a on node n still ends": "delete its Node object",
     "Job wan-check-1 cannot be created: jobs.batch is forbidden": "the chart has it",
+    'failed calling webhook "validator.pytorchjob.training-operator.kubeflow.org": no endpoints': "training-operator",
+    'failed calling webhook "v.example": connection refused': "service behind",
     'admission webhook "v.example" denied the request: no': "podTemplate",
     "a: CreateContainerConfigError: secret not found": "ConfigMap or Secret",
     "0/1 nodes: 1 node(s) were unschedulable": "uncordon",

@@ -109,6 +109,7 @@ REFUSALS = [
     ForbiddenError("exceeded quota: gpus", status=403),
     InvalidError("spec.template: Required value", status=422),
     NotFoundError("the server could not find the requested resource", status=404),
+    ServerError('Internal error occurred: failed calling webhook "v.example": connection refused', status=500),
 ]
 
 
