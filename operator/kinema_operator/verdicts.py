@@ -20,6 +20,8 @@ from kinema_operator.observed import Child, PodEnd
 
 _FOLLOWERS = frozenset({Exit.COMMUNICATION, Exit.INTERRUPTED})
 """Codes with which a member ends because another one failed first."""
+_UNKNOWING = frozenset({Exit.INTERNAL, Exit.COMMUNICATION})
+"""Codes with which a stage ends that lost a process and does not know why."""
 _KILLED = Cause(FailureClass.INTERNAL, "Killed")
 _FAILED = Cause(FailureClass.INFRASTRUCTURE, "PodFailed")
 _LATE = datetime.max.replace(tzinfo=UTC)
@@ -63,6 +65,9 @@ def _named(end: PodEnd) -> tuple[Cause, str]:
     where = f"pod {end.name}" + (f" on node {end.node}" if end.node else "")
     code = _typed(end)
     seen = _seen(end)
+    if seen is not None and seen.kind is FailureClass.HOST_OUT_OF_MEMORY and code in _UNKNOWING:
+        # The kernel killed one of its processes, and it could tell no more than that one was lost.
+        code = None
     if code is not None and (seen is None or code is not Exit.INTERRUPTED):
         said = end.termination.message if end.termination is not None else ""
         cause = (_from_log(end) if code is Exit.INTERNAL else None) or EXITS[code]

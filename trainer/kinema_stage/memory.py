@@ -8,6 +8,8 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 GIB = 1 << 30
+UNLIMITED = 1 << 60
+"""The first version of control groups writes a number above this one for no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +26,19 @@ class Memory:
     @classmethod
     def read(cls, root: Path = CGROUP) -> Memory:
         """The figures of this container."""
-        events = dict(line.split() for line in _read(root / "memory.events").splitlines())
+        first = root / "memory"
+        if first.is_dir():
+            return cls(
+                current=_number(first / "memory.usage_in_bytes"),
+                peak=_number(first / "memory.max_usage_in_bytes"),
+                limit=_number(first / "memory.limit_in_bytes", below=UNLIMITED),
+                kills=_events(first / "memory.oom_control").get("oom_kill", 0),
+            )
         return cls(
             current=_number(root / "memory.current"),
             peak=_number(root / "memory.peak"),
             limit=_number(root / "memory.max"),
-            kills=int(events.get("oom_kill", 0)),
+            kills=_events(root / "memory.events").get("oom_kill", 0),
         )
 
     def __str__(self) -> str:
@@ -45,6 +54,12 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _number(path: Path) -> int | None:
+def _events(path: Path) -> dict[str, int]:
+    lines = (line.split() for line in _read(path).splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) == 2}
+
+
+def _number(path: Path, *, below: int | None = None) -> int | None:
     text = _read(path).strip()
-    return int(text) if text.isdigit() else None
+    number = int(text) if text.isdigit() else None
+    return None if number is None or (below is not None and number >= below) else number
