@@ -54,6 +54,13 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("component", help="as `status` names it")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
 
+    for name, function, text in (
+        ("stop", _stop, "end one component of the full cluster, to see what the others do without it"),
+        ("start", _start, "start a component again"),
+    ):
+        one = _command(commands, name, function, text)
+        one.add_argument("component", help="as `status` names it")
+
     loading = _command(commands, "load", _load, "bring images into the full cluster")
     loading.add_argument("source", nargs="+", help="OCI archive (uncompressed tar), OCI folder, or image of buildah")
     loading.add_argument("--name", help="what to call the image, where the archive does not say")
@@ -81,7 +88,7 @@ def _command(
 ) -> argparse.ArgumentParser:
     made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     made.set_defaults(command=function)
-    if function not in (_build, _load, _volume, _resources):
+    if function not in (_build, _load, _volume, _resources, _stop, _start):
         made.add_argument("--name", help="a control plane instead of the full cluster")
     if function is not _build:
         made.add_argument("--state-dir", type=Path, default=FULL_STATE, help=f"of the full cluster ({FULL_STATE})")
@@ -175,6 +182,16 @@ def _logs(options: argparse.Namespace) -> int:
         os.execvp("tail", ["tail", "--lines=50", "--follow", str(log)])
     with log.open("rb") as file:
         shutil.copyfileobj(file, sys.stdout.buffer)
+    return 0
+
+
+def _stop(options: argparse.Namespace) -> int:
+    _full(options).stop(options.component)
+    return 0
+
+
+def _start(options: argparse.Namespace) -> int:
+    _full(options).start(options.component)
     return 0
 
 

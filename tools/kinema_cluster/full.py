@@ -134,6 +134,25 @@ class FullCluster:
             "PATCH", f"/api/v1/nodes/{NODE}/status", body, content_type="application/merge-patch+json"
         )
 
+    def stop(self, component: str, *, grace: float = 5) -> None:
+        """End one component, as a crash would with no grace; pods stay as they are. `start` or `up` brings it back."""
+        with locked(MARKER):
+            supervisor = self._require_up()
+            self._known(component)
+            supervisor.stop([component], grace=grace)
+
+    def start(self, component: str) -> None:
+        """Start one component again; does nothing where it runs."""
+        with locked(MARKER):
+            supervisor = self._require_up()
+            supervisor.ensure(component, self._known(component))
+
+    def _known(self, component: str) -> Sequence[str]:
+        commands = self._commands()
+        if component not in commands:
+            raise ClusterError(f"no component {component!r}. There are: {', '.join(commands)}")
+        return commands[component]
+
     def _require_root(self, command: str) -> None:
         if os.geteuid() != 0:
             raise ClusterError(f"the full cluster needs root: run `sudo tools/cluster {command}`")

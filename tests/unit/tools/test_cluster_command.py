@@ -23,7 +23,18 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_plane, "control_planes", lambda: tmp_path / "planes")
 
 
-@pytest.mark.parametrize("command", ["status", "kubeconfig", "logs kubelet", "load x.tar", "volume data"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status",
+        "kubeconfig",
+        "logs kubelet",
+        "load x.tar",
+        "volume data",
+        "stop kubelet",
+        "start kubelet",
+    ],
+)
 def test_without_a_cluster_every_command_says_so(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
