@@ -83,15 +83,15 @@ test-chart: setup ## What the chart renders and refuses
 
 .PHONY: test-controlplane
 test-controlplane: setup ## Against a real API server without nodes
-	$(PYTEST) $(wildcard tests/controlplane tests/faults)
+	$(PYTEST) -m "not slow" $(wildcard tests/controlplane tests/faults)
 
 .PHONY: test-local
 test-local: setup ## The whole pipeline as processes: on this machine's disk, and on S3 through a faulty network
-	$(PYTEST) $(wildcard tests/local tests/s3)
+	$(PYTEST) -m "not slow" $(wildcard tests/local tests/s3)
 
 .PHONY: test-cluster
 test-cluster: setup ## Against the full local cluster, with real containers
-	$(PYTEST) tests/cluster
+	$(PYTEST) -m "not slow" tests/cluster
 
 .PHONY: test
 test: lint test-unit test-chart test-local test-controlplane test-cluster ## All that must pass before a change lands
