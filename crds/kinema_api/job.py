@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 
 from kinema_api.base import Model, ModelName, Name, ObjectName, Word, rules
 from kinema_api.inputs import Dataset, Storage, Weights
+from kinema_api.locations import HF_ADDRESS, LEAVES_ITS_ROOT, PVC_ADDRESS, S3_ADDRESS
 from kinema_api.names import Stage
 from kinema_api.settings import PodTemplate, Stages
 
@@ -131,14 +132,21 @@ class JobSpec(Model):
             ),
             *(
                 (
-                    f"self.{field}.uri.matches('^(pvc|s3)://')",
+                    f"self.{field}.uri.matches('^({PVC_ADDRESS}|{S3_ADDRESS})$')",
                     f"{field}.uri: write pvc://CLAIM/PATH or s3://BUCKET/PREFIX",
                 )
                 for field in ("dataset", "storage")
             ),
             (
-                "self.model.weights.uri.matches('^(pvc|s3|hf)://')",
+                f"self.model.weights.uri.matches('^({PVC_ADDRESS}|{S3_ADDRESS}|{HF_ADDRESS})$')",
                 "model.weights.uri: write pvc://CLAIM/PATH, s3://BUCKET/PREFIX or hf://ORGANISATION/REPOSITORY",
+            ),
+            *(
+                (
+                    f"!self.{field}.uri.matches('{LEAVES_ITS_ROOT}')",
+                    f"{field}.uri: the path may not contain '..', and in a bucket neither '.' nor '//'",
+                )
+                for field in ("dataset", "storage", "model.weights")
             ),
             (
                 "!has(self.model.weights.revision) || self.model.weights.uri.startsWith('hf://')",

@@ -43,8 +43,15 @@ class Bucket:
     prefix: str
 
 
-_BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
-_REPOSITORY = r"^[\w][\w.-]{0,95}/[\w][\w.-]{0,95}$"
+_BUCKET = "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_REPOSITORY = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}"
+
+# The same for the API server, which reads them as RE2.
+PVC_ADDRESS = "pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?"
+S3_ADDRESS = f"s3://{_BUCKET}(/.*)?"
+HF_ADDRESS = f"hf://{_REPOSITORY}/*"
+LEAVES_ITS_ROOT = "^pvc://.*/[.][.](/|$)|^s3://.*/[.][.]?(/|$)|^s3://[^/]+/.*[^/]//+[^/]"
+"""Addresses whose path has parts that no stage follows: `..`, and in a bucket also `.` and empty ones."""
 
 
 def bucket_of(uri: str) -> Bucket | None:
@@ -56,7 +63,7 @@ def bucket_of(uri: str) -> Bucket | None:
     if not uri.startswith("s3://"):
         return None
     name, _, path = uri.removeprefix("s3://").partition("/")
-    if not re.match(_BUCKET, name):
+    if not re.fullmatch(_BUCKET, name):
         raise ValueError(f"{uri}: write s3://BUCKET/PREFIX; a bucket's name has 3 to 63 of a-z, 0-9, '.' and '-'")
     prefix = path.strip("/")
     if prefix and {"", ".", ".."} & set(prefix.split("/")):
@@ -73,7 +80,7 @@ def repository_of(uri: str) -> str | None:
     if not uri.startswith("hf://"):
         return None
     name = uri.removeprefix("hf://").rstrip("/")
-    if not re.match(_REPOSITORY, name):
+    if not re.fullmatch(_REPOSITORY, name):
         raise ValueError(f"{uri}: write hf://ORGANISATION/REPOSITORY; a commit goes into revision")
     return name
 

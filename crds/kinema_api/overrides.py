@@ -7,19 +7,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kinema_api.names import GROUP, MANAGED_BY
+from kinema_api import reserved
 from kinema_api.settings import PodTemplate
 
-RESERVED_ENV = re.compile(
-    r"(KINEMA|KUBEFLOW|PET|MASTER|TORCHELASTIC)_.*"
-    r"|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|JOB_COMPLETION_INDEX|HOME|ASCEND_VISIBLE_DEVICES|NVIDIA_VISIBLE_DEVICES"
-)
-"""Variables by which a stage, torchrun and the device plugins find their places."""
-_RESERVED_DOMAINS = (GROUP, "training.kubeflow.org", "batch.kubernetes.io")
-_RESERVED_LABELS = frozenset({MANAGED_BY, "job-name", "controller-uid"})
-_LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
-_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-"""Kubernetes' syntax of a label's value, and of the key of a label or an annotation."""
+RESERVED_ENV = re.compile(reserved.ENV)
+_OWNED = re.compile(reserved.OWNED)
+_LABEL = re.compile(reserved.LABEL)
+_KEY = re.compile(reserved.KEY)
 _AFFINITY = {
     "nodeAffinity": ("preferredDuringSchedulingIgnoredDuringExecution",),
     "podAffinity": (
@@ -42,7 +36,11 @@ def refusals(template: PodTemplate, where: str) -> list[str]:
         if RESERVED_ENV.fullmatch(variable.name)
     ]
     for field, keys in (("labels", template.labels), ("annotations", template.annotations)):
-        found += [f"{where}.{field}: {key} belongs to a controller; choose another key" for key in keys if _owned(key)]
+        found += [
+            f"{where}.{field}: {key} belongs to a controller; choose another key"
+            for key in keys
+            if _OWNED.fullmatch(key)
+        ]
     found += _syntax(template, where)
     return found + _affinity(template.affinity or {}, f"{where}.affinity")
 
@@ -96,11 +94,4 @@ def merged(base: PodTemplate, over: PodTemplate) -> PodTemplate:
             "tolerations": [*base.tolerations, *(item for item in over.tolerations if item not in base.tolerations)],
             "env": list(env.values()),
         }
-    )
-
-
-def _owned(key: str) -> bool:
-    domain = key.partition("/")[0] if "/" in key else ""
-    return key in _RESERVED_LABELS or any(
-        domain == owned or domain.endswith(f".{owned}") for owned in _RESERVED_DOMAINS
     )

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 
 from kinema_api.base import LabelMap, Model, Name, ObjectName, Quantity, QuantityMap, Text, Word, rules
 from kinema_api.pool import Toleration
+from kinema_api.reserved import DOMAINS, ENV, KEY, KEYS, LABEL, OWNED
 
 _RAW = Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -21,6 +22,12 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class EnvVar(Model):
     """A variable of the stage's container."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (f"!self.name.matches('^({ENV})$')", "is set by Kinema or by what it runs under; choose another name")
+        )
+    )
+
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
     """Its name. Those that Kinema, training-operator or torchrun set (KINEMA_*, KUBEFLOW_*, PET_*, MASTER_*, RANK,
     WORLD_SIZE, ...) are refused."""
@@ -28,11 +35,35 @@ class EnvVar(Model):
     """Its value."""
 
 
+_OWNED = f"keys of {', '.join(DOMAINS)}, and {', '.join(KEYS)}, belong to controllers; choose other keys"
+_SYNTAX = "keys are [DOMAIN/]NAME with letters, digits, '-', '_' and '.'"
+_VALUES = "values have up to 63 letters, digits, '-', '_' and '.'"
+
+
+def _each(field: str, condition: str, message: str) -> tuple[str, str]:
+    """A rule for every key of a map that may be left out."""
+    return f"!has(self.{field}) || self.{field}.all(key, {condition})", f"{field}: {message}"
+
+
 class PodTemplate(Model):
     """Additions to a stage's pods.
 
     What makes a stage run (image, command, config, devices, volumes, security) is not here: nothing here can break it.
     """
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            *(_each(field, f"!key.matches('^({OWNED})$')", _OWNED) for field in ("labels", "annotations")),
+            *(
+                _each(field, f"key.matches('^({KEY})$')", _SYNTAX)
+                for field in ("labels", "annotations", "nodeSelector")
+            ),
+            *(
+                _each(field, f"self.{field}[key].matches('^({LABEL})$')", _VALUES)
+                for field in ("labels", "nodeSelector")
+            ),
+        )
+    )
 
     labels: LabelMap = Field(default_factory=dict)
     """Labels of the pods; those of kinema.dev and of training-operator are refused."""

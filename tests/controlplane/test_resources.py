@@ -36,6 +36,11 @@ def job(name: str = "wan", **parts: Any) -> dict[str, Any]:
     }
 
 
+def pods(**parts: Any) -> dict[str, Any]:
+    """A job with additions to all its pods."""
+    return job(defaults={"pool": "cpu", "podTemplate": parts})
+
+
 def dry_run(plane: ControlPlane, manifest: dict[str, Any]) -> str:
     return plane.kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", text=json.dumps(manifest))
 
@@ -77,6 +82,32 @@ REFUSED = {
         'Unsupported value: "fp64": supported values: "bf16", "fp32"',
     ),
     "no steps": (job(stages={"train": {"steps": 0}}), "should be greater than or equal to 1"),
+    "claim": (job(dataset={"uri": "pvc://Claim/videos"}), "dataset.uri: write pvc://CLAIM/PATH"),
+    "path that leaves the volume": (
+        job(storage={"uri": "pvc://ws/../etc"}),
+        "storage.uri: the path may not contain '..'",
+    ),
+    "bucket": (job(dataset={"uri": "s3://B/x"}), "dataset.uri: write pvc://CLAIM/PATH or s3://BUCKET/PREFIX"),
+    "empty part in a bucket": (job(dataset={"uri": "s3://bucket/a//b"}), "dataset.uri: the path may not contain '..'"),
+    "repository": (
+        job(model={"name": "wan2.1-tiny", "weights": {"uri": "hf://alone"}}),
+        "or hf://ORGANISATION/REPOSITORY",
+    ),
+    "reserved variable": (
+        pods(env=[{"name": "LANG", "value": "C"}, {"name": "RANK", "value": "0"}]),
+        "is set by Kinema or by what it runs under; choose another name",
+    ),
+    "reserved variable of a stage": (
+        job(stages={"train": {"podTemplate": {"env": [{"name": "PET_NNODES", "value": "9"}]}}}),
+        "spec.stages.train.podTemplate.env[0]",
+    ),
+    "reserved label": (pods(labels={"kinema.dev/job": "mine"}), "labels: keys of kinema.dev, training.kubeflow.org"),
+    "label of training-operator": (pods(labels={"training.kubeflow.org/job-role": "x"}), "belong to controllers"),
+    "label of the job controller": (pods(labels={"job-name": "mine"}), "belong to controllers; choose other keys"),
+    "reserved annotation": (pods(annotations={"x.kinema.dev/stage-config": "{}"}), "annotations: keys of kinema.dev"),
+    "label's key": (pods(labels={"a b": "c"}), "labels: keys are [DOMAIN/]NAME with letters, digits"),
+    "label's value": (pods(labels={"team": "video lab"}), "labels: values have up to 63 letters, digits"),
+    "selector's value": (pods(nodeSelector={"zone": "a" * 64}), "nodeSelector: values have up to 63 letters"),
 }
 
 
@@ -87,6 +118,16 @@ def test_what_the_api_server_can_refuse_it_refuses_at_apply(
     with pytest.raises(ClusterError) as refused:
         dry_run(plane, manifest)
     assert words in str(refused.value)
+
+
+def test_additions_that_break_nothing_are_taken(plane: ControlPlane) -> None:
+    taken = pods(
+        labels={"team": "video", "example.com/empty": "", "not-kinema.dev.example.com/x": "y"},
+        annotations={"example.com/note": "any text, of any length"},
+        nodeSelector={"topology.kubernetes.io/zone": "a"},
+        env=[{"name": "RANKING", "value": "1"}, {"name": "MY_RANK"}, {"name": "NCCL_DEBUG", "value": "INFO"}],
+    )
+    assert "created (server dry run)" in dry_run(plane, taken)
 
 
 def test_a_job_is_fixed_but_for_its_policy(plane: ControlPlane) -> None:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from kinema_api.job import JobSpec
+from kinema_api.locations import HF_ADDRESS, LEAVES_ITS_ROOT, PVC_ADDRESS, S3_ADDRESS, check_address
 from kinema_api.plan import PlanError, freeze
 from kinema_api.pool import Accelerator, PoolSpec
 from kinema_api.settings import PodTemplate
@@ -15,7 +17,7 @@ from kinema_api.settings import PodTemplate
 pytestmark = pytest.mark.unit
 
 IMAGES = {"stage": "s", "wan2.1/cpu": "w"}
-POOLS = {"cpu": PoolSpec(accelerator=Accelerator.CPU, devices_per_node=2)}
+POOLS = {"cpu": PoolSpec(accelerator=Accelerator.CPU, devices_per_node=2, nodes=64)}
 TINY = {"name": "wan2.1-tiny", "weights": {"uri": "pvc://models/tiny"}}
 Spec = dict[str, Any]
 
@@ -49,7 +51,12 @@ REFUSED: dict[str, tuple[Spec, str, str]] = {
     "task of another model": (
         job(model={**TINY, "task": "i2v"}),
         "TaskNotSupported",
-        "spec.model.task: wan2.1-tiny cannot do i2v; it can do t2v",
+        "spec.model.task: wan2.1-tiny cannot do i2v; write t2v, or name a model that can do i2v",
+    ),
+    "task of the engine": (
+        job(model={**TINY, "name": "wan2.1-i2v-14b-480p"}),
+        "TaskNotSupported",
+        "not yet i2v; name a model that can do t2v: wan2.1-t2v-1.3b, wan2.1-t2v-14b, wan2.1-tiny",
     ),
     "frames": (video(frames=16), "InvalidVideo", "spec.stages.prepare.video.frames: 16 is not 4n+1; use 13 or 17"),
     "height": (
@@ -66,12 +73,17 @@ REFUSED: dict[str, tuple[Spec, str, str]] = {
     "pool": (
         job(defaults={"pool": "gpu"}),
         "UnknownPool",
-        "there is no TrainingPool gpu; this cluster has cpu",
+        "there is no TrainingPool gpu; this cluster has cpu: name one of them, or let the administrator create it",
     ),
     "devices": (
         job(defaults={"pool": "cpu", "devicesPerNode": 8}),
         "NotEnoughDevices",
-        "spec.stages.train.devicesPerNode: 8, but a node of pool cpu has 2",
+        "devicesPerNode: 8, but a node of pool cpu has 2; ask for no more, spread the model over more nodes, or name a",
+    ),
+    "nodes": (
+        job(defaults={"pool": "cpu", "nodes": 100}),
+        "NotEnoughNodes",
+        "spec.stages.train.nodes: 100, but pool cpu has 64; ask for no more, or let the administrator raise nodes",
     ),
     "warm-up": (
         job(stages={"train": {"steps": 10, "schedule": {"warmupSteps": 10}}}),
@@ -155,3 +167,40 @@ def test_what_kubernetes_takes_is_taken() -> None:
     spec = JobSpec.model_validate(pods(**template))
     assert freeze(spec=spec, pools=POOLS, images=IMAGES).stages["train"]["podTemplate"]["labels"] == {}
     assert spec.defaults.pod_template == PodTemplate.model_validate(template)
+
+
+ADDRESSES = {
+    "pvc://claim": True,
+    "pvc://claim/": True,
+    "pvc://claim.of.many-parts/a/b": True,
+    "pvc:///path": False,
+    "pvc://Claim/path": False,
+    "pvc://claim/../other": False,
+    "pvc://claim/a/..": False,
+    "pvc://claim/..hidden": True,
+    "s3://bucket": True,
+    "s3://bucket/": True,
+    "s3://bucket/a/b/": True,
+    "s3://bucket//a": True,
+    "s3://ab/x": False,
+    "s3://Bucket/x": False,
+    "s3://bucket/a//b": False,
+    "s3://bucket/./a": False,
+    "s3://bucket/a/..": False,
+    "s3://bucket/.a": True,
+    "hf://Wan-AI/Wan2.1-T2V-1.3B-Diffusers": True,
+    "hf://Wan-AI/x/": True,
+    "hf://alone": False,
+    "hf://a/b/c": False,
+}
+
+
+@pytest.mark.parametrize(("uri", "good"), ADDRESSES.items())
+def test_the_api_server_and_the_plan_agree_on_addresses(uri: str, good: bool) -> None:
+    taken = re.fullmatch(f"{PVC_ADDRESS}|{S3_ADDRESS}|{HF_ADDRESS}", uri) and not re.search(LEAVES_ITS_ROOT, uri)
+    assert bool(taken) is good
+    if good:
+        check_address(uri)
+    else:
+        with pytest.raises(ValueError, match=re.escape(uri)):
+            check_address(uri)
