@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-from httpx2 import HTTPError
-from huggingface_hub import HfApi, hf_hub_url
+from httpx2 import Client, HTTPError
+from huggingface_hub import HfApi, hf_hub_url, set_client_factory
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -28,6 +29,14 @@ from kinema_stage.faults import StoreError
 from kinema_stage.source import ListedSource
 
 _TOKEN = "HF_TOKEN"
+_TIMEOUT_SECONDS = 60.0
+"""Without a byte."""
+
+
+def _client(certificates: str | None) -> Client:
+    """What the hub's library sends by, in the whole process."""
+    context = ssl.create_default_context(cafile=certificates) if certificates else True
+    return Client(verify=context, follow_redirects=True, timeout=_TIMEOUT_SECONDS)
 
 
 class HubSource(ListedSource):
@@ -48,7 +57,10 @@ class HubSource(ListedSource):
         self.where = weights.uri.rstrip("/")
         self._weights = weights
         self._repository = repository
-        self._token = secrets.read(weights, _TOKEN).get(_TOKEN, False)
+        certificates = secrets.certificates(weights)
+        # A Secret that brings the certificates of a mirror need not bring a token.
+        self._token = secrets.read(weights, *(() if certificates else (_TOKEN,))).get(_TOKEN, False)
+        set_client_factory(partial(_client, certificates))
         self._api = HfApi(endpoint=weights.endpoint, token=self._token)
         with self._explained():
             info = self._api.model_info(repository, revision=weights.revision, files_metadata=True)

@@ -6,8 +6,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import ssl
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from kinema_api.exits import Exit, StageError
 from kinema_api.inputs import SecretRef, Weights
 from kinema_api.names import ENV_SCRATCH, ENV_SECRETS
+from kinema_operator import tls
 from kinema_stage import weights
 from kinema_stage.hub import HubSource
 from kinema_stage.stages import check
@@ -117,6 +120,19 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+def encrypted(hub: Hub, folder: Path) -> bytes:
+    """Let it speak TLS as localhost; the certificate of its authority."""
+    now = datetime.now(tz=UTC)
+    authority = tls.make_ca(now=now)
+    leaf = tls.make_leaf(authority, dns_names=["localhost"], now=now)
+    (folder / "leaf.pem").write_bytes(leaf.certificate + leaf.key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "leaf.pem")
+    hub.socket = context.wrap_socket(hub.socket, server_side=True)
+    hub.url = f"https://localhost:{hub.server_port}"
+    return authority.certificate
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setenv(ENV_SECRETS, str(tmp_path / "secrets"))
@@ -171,3 +187,12 @@ def test_what_the_hub_refuses_is_said(hub: Hub, tmp_path: Path) -> None:
     assert "no Secret none in the namespace, or it has no HF_TOKEN" in refused(
         at(hub, secret_ref=SecretRef(name="none"))
     )
+
+
+def test_the_secret_says_whom_a_mirror_is_certified_by(hub: Hub, tmp_path: Path) -> None:
+    authority = encrypted(hub, tmp_path)
+    with pytest.raises(StageError, match="CERTIFICATE_VERIFY_FAILED"):
+        weights.check(at(hub), TINY)
+    secret(tmp_path / "secrets", "mirror", **{"ca.crt": authority.decode()})
+    folder = weights.fetch(at(hub, secret_ref=SecretRef(name="mirror")), "vae")
+    assert (folder / "vae/model.safetensors").read_bytes() == (hub.root / "vae/model.safetensors").read_bytes()
