@@ -17,6 +17,8 @@ from kinema_demo.workspace import Shell, inside, shell
 from kinema_cluster.full import WORKSPACE
 
 from tests.cluster.jobs import DATASET, NO_RESULT, SHORT, WEIGHTS, Job, Jobs
+from tests.cluster.outcome import Table
+from tests.cluster.witness import Witness
 
 NAMESPACE = "kinema-test"
 """Its pods must keep the restricted Pod Security standard."""
@@ -27,10 +29,22 @@ ORDER = ("test_local_cluster", "test_progress", "test_sharing", "test_pipeline")
 test_progress must see `second` from its beginning."""
 
 
+TABLE = Table()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table of faults and outcomes."""
+    if TABLE.rows:
+        terminalreporter.section("faults on the cluster")
+        terminalreporter.write_line(TABLE.text())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the tests of this folder by `ORDER`; the rest stays as it is."""
+    """Sort the tests of this folder by `ORDER`; the rest stays as it is, but what breaks the node comes last."""
 
     def rank(item: pytest.Item) -> int:
+        if "cluster/test_hard_faults.py" in item.nodeid:
+            return len(ORDER) + 1
         return next((place for place, name in enumerate(ORDER) if f"cluster/{name}.py" in item.nodeid), len(ORDER))
 
     items.sort(key=rank)
@@ -78,6 +92,19 @@ def jobs(kubectl: Kubectl, workspace: Shell, session: str) -> Iterator[Jobs]:
     made = Jobs(kubectl=kubectl, workspace=workspace, session=session)
     yield made
     made.delete_all()
+
+
+@pytest.fixture(scope="session")
+def outcomes() -> Table:
+    """The table of faults and outcomes."""
+    return TABLE
+
+
+@pytest.fixture(scope="module")
+def witness(kubectl: Kubectl) -> Iterator[Witness]:
+    """Watches all jobs of the test's namespace."""
+    with Witness(kubectl) as watching:
+        yield watching
 
 
 @pytest.fixture(scope="session")

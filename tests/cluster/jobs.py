@@ -84,6 +84,19 @@ class Job:
             "Succeeded", lambda status: status if status.phase is Phase.SUCCEEDED else None, seconds=seconds
         )
 
+    def ended(self, phase: Phase, *, seconds: float = 600) -> JobStatus:
+        """Wait for the end, which must be this one."""
+        if phase is Phase.SUCCEEDED:
+            return self.succeeded(seconds=seconds)
+
+        def answer() -> JobStatus | None:
+            status = self.status
+            return status if status.phase.terminal else None
+
+        status = until(f"vtj/{self.name} ends", answer, seconds=seconds)
+        assert status.phase is phase, explain(self.kubectl, read(self.object))
+        return status
+
     def running(self, stage: Stage, *, attempt: int = 1, seconds: float = 300) -> Attempt:
         """Wait until an attempt of a stage runs in a pod."""
 
@@ -102,6 +115,10 @@ class Job:
             for pod in self.kubectl.list("pods", labels=labels)
             if pod["metadata"]["name"].startswith(f"{attempt.child}-")
         ]
+
+    def all_pods(self) -> list[Object]:
+        """The pods of all attempts."""
+        return self.kubectl.list("pods", labels={LABEL_JOB_UID: self.uid})
 
     @property
     def folder(self) -> str:

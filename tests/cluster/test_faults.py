@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kill -9 of workers, masters and the operator in mid-run: the job ends well, and little is done twice."""
+"""Kills and deletions in mid-run, of workers, masters and the operator: the job ends well, and little is done twice."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from kinema_api.status import AttemptState
 
 from tests.cluster.jobs import NO_RESULT, Job, Jobs, features_folder, sidecars, until
 from tests.cluster.node import kill
+from tests.cluster.outcome import Clock, Table, about, gone, judge
+from tests.cluster.witness import Witness
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -31,6 +33,7 @@ while len(list(folder.glob('shard-*.json'))) < wanted:
     assert time.monotonic() < end, f"{folder} has no {wanted} finished shards"
     time.sleep(0.02)
 """
+KILLED, DELETED = "attempt {} failed .* was killed, exit code 137", "attempt {} failed .* deleted from outside"
 WAIT_FOR_STEP = """
 import json, pathlib, sys, time
 path, wanted, end = pathlib.Path(sys.argv[1]), int(sys.argv[2]), time.monotonic() + 240
@@ -44,8 +47,10 @@ while step() < wanted:
 
 
 @pytest.fixture(scope="module")
-def story(cluster: Target, kubectl: Kubectl, jobs: Jobs, workspace: Shell) -> dict[str, Any]:
-    """The job, run to its end through three kills, and what was seen on the way."""
+def story(
+    cluster: Target, kubectl: Kubectl, jobs: Jobs, workspace: Shell, witness: Witness, outcomes: Table
+) -> dict[str, Any]:
+    """The job, run to its end through all of it, and what was seen on the way."""
     job = jobs.start(
         "faults",
         root=jobs.root("faults"),
@@ -58,6 +63,7 @@ def story(cluster: Target, kubectl: Kubectl, jobs: Jobs, workspace: Shell) -> di
         policy={"restarts": {"backoffSeconds": 1}},
     )
     seen: dict[str, Any] = {"job": job}
+    clocks: dict[str, Clock] = {}
 
     attempt = job.running(Stage.FEATURES)
     victim = running_pod(job, attempt.child)
@@ -68,20 +74,51 @@ def story(cluster: Target, kubectl: Kubectl, jobs: Jobs, workspace: Shell) -> di
 
     attempt = job.running(Stage.TRAIN)
     victim = running_pod(job, f"{attempt.child}-worker")
-    workspace.run("python", "-c", WAIT_FOR_STEP, f"{job.folder}/metrics.jsonl", str(INTERVAL + 5))
+    wait_for_step(job, INTERVAL + 5)
     kill(cluster, victim)
+    clocks["worker's container killed"] = Clock()
 
     system = kubectl.within(NAMESPACE)
     before = operator_pod(system)
     kill(cluster, before)
+    clocks["operator killed, while an attempt fails"] = Clock()
     attempt = job.running(Stage.TRAIN, attempt=2)
+    for clock in clocks.values():
+        clock.tell()
     until("the operator is back", lambda: restarts(operator_pod(system)) > restarts(before), seconds=60)
     victim = running_pod(job, f"{attempt.child}-master")
-    workspace.run("python", "-c", WAIT_FOR_STEP, f"{job.folder}/metrics.jsonl", str(2 * INTERVAL + 5))
+    wait_for_step(job, 2 * INTERVAL + 5)
     kill(cluster, victim)
+    clocks["master's container killed"] = Clock()
 
-    job.succeeded()
+    attempt = job.running(Stage.TRAIN, attempt=3)
+    clocks["master's container killed"].tell()
+    running_pod(job, f"{attempt.child}-master")
+    wait_for_step(job, 3 * INTERVAL + 5)
+    job.kubectl.run("delete", "pytorchjob", attempt.child, "--wait=false")
+    clocks["child deleted by hand"] = Clock()
+    job.running(Stage.TRAIN, attempt=4)
+    clocks["child deleted by hand"].tell()
+
+    judge(job, witness, steps=STEPS)
+    attempts = job.stage(Stage.TRAIN).attempts
+    for number, (fault, words) in enumerate(
+        (
+            ("worker's container killed", KILLED),
+            ("master's container killed", KILLED),
+            ("child deleted by hand", DELETED),
+        )
+    ):
+        said = about(witness, job, words.format(number + 1))
+        outcomes.add(fault, job=job, clock=clocks[fault], said=said, attempts=[attempts[number], attempts[-1]])
+    fault = "operator killed, while an attempt fails"
+    said = about(witness, job, KILLED.format(1))
+    outcomes.add(fault, job=job, clock=clocks[fault], said=said, attempts=[attempts[0], attempts[-1]])
     return seen
+
+
+def wait_for_step(job: Job, step: int) -> None:
+    job.workspace.run("python", "-c", WAIT_FOR_STEP, f"{job.folder}/metrics.jsonl", str(step))
 
 
 def running_pod(job: Job, prefix: str) -> Object:
@@ -132,23 +169,27 @@ def test_training_ends_at_its_last_step_with_little_done_again(story: dict[str, 
     job: Job = story["job"]
     train = job.stage(Stage.TRAIN)
     states = [attempt.state for attempt in train.attempts]
-    assert states == [AttemptState.FAILED, AttemptState.FAILED, AttemptState.SUCCEEDED]
+    assert states == [*[AttemptState.FAILED] * 3, AttemptState.SUCCEEDED]
     assert train.counts["steps"] == STEPS
     steps = [line["step"] for line in job.lines("metrics.jsonl")]
     assert steps == list(range(1, STEPS + 1)), "every step once, in order"
     resumed = [event for event in job.lines("events.jsonl") if event["event"] == "resumed"]
-    assert len(resumed) == 2
+    assert len(resumed) == 3
     assert all(event["step"] >= INTERVAL for event in resumed)
-    assert sum(event["repeats"] for event in resumed) <= 2 * INTERVAL
+    assert sum(event["repeats"] for event in resumed) <= 3 * INTERVAL
 
 
 def test_the_restarts_are_told(story: dict[str, Any]) -> None:
     job: Job = story["job"]
-    assert job.status.restarts == 3
+    assert job.status.restarts == 4
     row = job.kubectl.run("get", "vtj", job.name, "--no-headers").split()
     assert row[1] == "Succeeded"
-    assert "3" in row
+    assert "4" in row
     failed = [item for item in job.stage(Stage.TRAIN).attempts if item.state is AttemptState.FAILED]
     assert all(item.reason and item.message for item in failed)
     events = job.kubectl.run("get", "events", "--field-selector", f"involvedObject.uid={job.uid},type=Warning")
-    assert events.count("AttemptFailed") == 3
+    assert events.count("AttemptFailed") == 4
+
+
+def test_nothing_of_it_is_left_behind(story: dict[str, Any]) -> None:
+    gone(story["job"])
