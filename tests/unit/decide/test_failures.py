@@ -14,15 +14,26 @@ from kinema_api.exits import Exit, FailureClass, Termination
 from kinema_api.names import Stage
 from kinema_api.status import Phase
 from kinema_operator.conditions import REASONS
-from kinema_operator.diagnosis import FIXES, OTHERWISE, fix_for, joined
-from kinema_operator.failures import CHILD_DELETED, CONSEQUENCES, EXITS, LOG_PATTERNS, NO_RESULT, POD_REASONS
-from kinema_operator.observed import PodEnd
+from kinema_operator.diagnosis import FIXES, OTHERWISE, fix_for
+from kinema_operator.failures import (
+    CHILD_DELETED,
+    CONSEQUENCES,
+    EXITS,
+    LOG_PATTERNS,
+    NO_RESULT,
+    POD_REASONS,
+    Failure,
+)
+from kinema_operator.observed import Child, ChildKind, PodEnd
+from kinema_operator.verdicts import classify
 
-from tests.unit.decide.story import Story, job, pod
+from tests.unit.decide.story import START, Story, job, pod
 
 pytestmark = pytest.mark.unit
 
 CASES = yaml.safe_load((Path(__file__).parent / "data" / "failures.yaml").read_text())
+FIRST = {case["failure"][0]: case for case in reversed(CASES)}
+"""One case of each class."""
 
 
 def end_of(
@@ -31,8 +42,33 @@ def end_of(
     return replace(pod(code=code, message=message, reason=reason), message=said, init=init, log_tail=log)
 
 
+def finished(*pods: PodEnd, message: str = "") -> Child:
+    """A child that has failed."""
+    return Child(
+        kind=ChildKind.PYTORCH_JOB,
+        name="wan-train-1",
+        uid="uid-1",
+        stage=Stage.TRAIN,
+        attempt=1,
+        created_at=START,
+        finished=True,
+        succeeded=False,
+        deleting=False,
+        message=message,
+        pods=pods,
+    )
+
+
 @pytest.mark.parametrize("case", CASES, ids=[case["case"] for case in CASES])
-def test_what_follows_each_failure(case: dict[str, Any]) -> None:
+def test_what_is_read_from_each_end(case: dict[str, Any]) -> None:
+    failure = classify(finished(end_of(**case["end"])))
+    assert [str(failure.kind), failure.reason, failure.message] == [*case["failure"], case["message"]]
+    assert failure.consequence.retry == case["retried"]
+    assert (failure.node, failure.log_tail) == ("node-1", case["end"].get("log", ""))
+
+
+@pytest.mark.parametrize("case", FIRST.values(), ids=FIRST)
+def test_what_follows_each_class_of_failure(case: dict[str, Any]) -> None:
     story = Story()
     story.reach(Stage.TRAIN)
     story.end("wan-train-1", end_of(**case["end"]), succeeded=False)
@@ -41,7 +77,6 @@ def test_what_follows_each_failure(case: dict[str, Any]) -> None:
     assert [str(attempt.failure), attempt.reason] == case["failure"]
     assert (status.phase is Phase.RUNNING) == case["retried"]
     assert attempt.node == "node-1"
-    assert attempt.log_tail == case["end"].get("log", "")
     fix = CONSEQUENCES[FailureClass(case["failure"][0])].fix
     assert fix in status.diagnosis and attempt.message.rstrip(".") in status.diagnosis
 
@@ -100,10 +135,65 @@ def test_a_node_that_is_not_to_blame_is_not_avoided() -> None:
 
 
 def test_a_child_whose_pods_are_gone_says_what_its_controller_said() -> None:
-    story = Story()
-    story.reach(Stage.TRAIN)
-    story.end("wan-train-1", succeeded=False)
-    assert story.settle().stages[4].attempts[0].message == "its pods are gone"
+    gone = Failure(FailureClass.INFRASTRUCTURE, "PodsGone", "its pods are gone")
+    assert classify(finished()) == gone
+    assert classify(finished(pod(), message="BackoffLimitExceeded")) == replace(gone, message="BackoffLimitExceeded")
+
+
+def test_what_a_pod_left_is_taken_over_whole() -> None:
+    left = Termination(code=Exit.STALLED, message="no step", stacks="file:///s", log_tail="step 42")
+    end = replace(pod(code=137, termination=left), log_tail="of the container")
+    assert classify(finished(end)) == Failure(
+        FailureClass.STALLED,
+        "Stalled",
+        "no step",
+        exit_code=71,
+        node="node-1",
+        log_tail="step 42",
+        stacks="file:///s",
+    )
+    silent = replace(end, termination=left.model_copy(update={"message": "", "log_tail": "", "stacks": None}))
+    assert classify(finished(silent)) == Failure(
+        FailureClass.STALLED,
+        "Stalled",
+        "pod pod-0 on node node-1 exited with 71",
+        exit_code=71,
+        node="node-1",
+        log_tail="of the container",
+    )
+    nowhere = Failure(FailureClass.INTERNAL, "Killed", "pod pod-0 was killed, exit code 137", exit_code=137)
+    assert classify(finished(replace(pod(code=137), node=""))) == nowhere
+
+
+def test_the_first_to_fail_of_itself_decides() -> None:
+    lost = pod(code=Exit.COMMUNICATION, message="lost", name="follower", after=1)
+    stopped = pod(code=Exit.INTERRUPTED, message="stopped", name="stopped", after=0)
+    own = pod(code=Exit.STORAGE, message="full", name="first", after=5)
+    later = pod(code=Exit.DATA, message="empty", name="second", after=6)
+    timeless = replace(pod(code=Exit.USER, message="wrong", name="timeless"), finished_at=None)
+    fine = pod(name="fine", after=-9)
+    assert classify(finished(fine, stopped, lost, timeless, later, own)).message == "full"
+    assert classify(finished(lost, timeless)).message == "wrong"
+    assert classify(finished(lost, stopped)).message == "stopped"
+    evicted = replace(stopped, reason="Evicted")
+    assert classify(finished(own, evicted)).reason == "Evicted"
+
+
+LOGS = {
+    "its own words": ("", "the message says: Connection reset by peer", ""),
+    "its log's": ("", "", "Connection reset by peer"),
+    "the container's log": ("Connection reset by peer", "", ""),
+}
+
+
+@pytest.mark.parametrize(("log", "message", "tail"), LOGS.values(), ids=LOGS)
+def test_the_log_names_what_the_process_could_not(log: str, message: str, tail: str) -> None:
+    left = Termination(code=Exit.INTERNAL, message=message, log_tail=tail)
+    end = replace(pod(code=1, termination=left), log_tail=log)
+    assert classify(finished(end)).reason == "CommunicationError"
+    assert classify(finished(replace(end, termination=None))).reason == (
+        "CommunicationError" if log else "InternalError"
+    )
 
 
 WAITS = {
@@ -134,10 +224,6 @@ WAITS = {
 @pytest.mark.parametrize(("cause", "fix"), WAITS.items(), ids=WAITS.values())
 def test_what_is_waited_for_has_a_fix(cause: str, fix: str) -> None:
     assert fix in fix_for(cause)
-    story = Story()
-    story.reach(Stage.TRAIN)
-    story.children["wan-train-1"] = replace(story.children["wan-train-1"], waiting=cause)
-    assert story.settle().diagnosis == joined(f"train waits: {cause}", fix_for(cause))
 
 
 def test_every_fix_is_tried() -> None:
