@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from kinema_kube import Kube, logs
-from kinema_kube.errors import KubeError
+from kinema_kube.errors import ForbiddenError, KubeError
 from kinema_operator.decide import decide
+from kinema_operator.denied import hindered
 from kinema_operator.election import LeaseLostError
 from kinema_operator.execute import (
     JobGoneError,
@@ -25,8 +26,8 @@ from kinema_operator.observe import RESOURCE_OF, observe
 from kinema_operator.observed import ChildKind, Event, EventType, Raw
 from kinema_operator.queue import Queue
 from kinema_operator.settings import Settings
-from kinema_operator.store import Store, owner_uid
 from kinema_operator.sighting import Sighting
+from kinema_operator.store import Store, owner_uid
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ LIMIT = 120.0
 """Seconds that one look may take; each request has a shorter limit of its own."""
 STUCK = 2 * LIMIT
 """A worker that has been at one job for so long is stuck."""
+REPORTS = 2
+"""Statuses and Events that are written side by side. A status takes the API server longer than a child: where many jobs
+come at once, the pods of the last would wait for the statuses of all others."""
 DRAIN = 10.0
 """Seconds that a look under way is given to end when the operator stops."""
 
@@ -49,11 +53,11 @@ class Memory:
     """Names of children that objects of other owners held when they were looked at last."""
     refused: dict[str, str] = field(default_factory=dict)
     """Names of children that the API server refused when they were tried last, and why."""
-    doubt: bool = False
     denied: str = ""
     """The right that the last look lacked, in the words of the API server."""
     pushed: Sighting = field(default_factory=Sighting)
     """The progress that was pushed last."""
+    doubt: bool = False
     """A child may have been created that the status does not know of: by a predecessor, or by a look that failed."""
 
 
@@ -71,6 +75,7 @@ class Controller:
         """Jobs that are older than this process's lead."""
         self._busy: dict[int, float] = {}
         """Since when each busy worker is at its job."""
+        self._reports = asyncio.Semaphore(REPORTS)
         self._stopping = False
         self._workers: list[asyncio.Task[None]] = []
         self.server_ca = ""
@@ -158,6 +163,28 @@ class Controller:
         if job["metadata"].get("deletionTimestamp"):
             return
         memory = self._memory.setdefault(uid, Memory(doubt=uid in self._inherited))
+        try:
+            await self._step(job, memory)
+        except ForbiddenError as error:
+            await self._tell_denied(job, memory, str(error))
+            raise
+        if memory.denied:
+            memory.denied = ""
+            # Its status still says so.
+            self._queue.add(uid)
+
+    async def _tell_denied(self, job: Raw, memory: Memory, why: str) -> None:
+        """Say in the status and by an Event which right is missing, once."""
+        if memory.denied == why:
+            return
+        present = self._store.job(job["metadata"]["uid"]) or job
+        said = hindered(present, why, datetime.now(UTC))
+        await execute(job=present, decision=said, kube=self._kube, store=self._store)
+        memory.denied = why
+
+    async def _step(self, job: Raw, memory: Memory) -> None:
+        """Observe, decide, execute."""
+        uid = job["metadata"]["uid"]
         await self._recheck(job, memory)
         now = datetime.now(UTC)
         view = await observe(
@@ -170,11 +197,11 @@ class Controller:
             doubt=memory.doubt,
         )
         platform = self._settings.platform(server_ca=self.server_ca)
-        observed = replace(view.observed, refused=memory.refused)
+        observed = replace(view.observed, refused=memory.refused, denied=memory.denied)
         decision = decide(job, observed, platform, now)
         memory.doubt = True
         try:
-            done = await execute(job=job, decision=decision, kube=self._kube, store=self._store)
+            done = await execute(job=job, decision=decision, kube=self._kube, store=self._store, after=self._reports)
         except NameTakenError as taken:
             memory.taken[taken.name] = taken.kind
             raise

@@ -50,20 +50,26 @@ class Lease:
         self._seen: tuple[str, float] = ("", clock())
         """The resource version that was seen last, and since when on our clock: clocks of machines are not compared."""
 
-    async def acquire(self) -> None:
-        """Wait until this process leads."""
+    async def acquire(self, *, standing_by: Callable[[bool], None] = lambda able: None) -> None:
+        """Wait until this process leads.
+
+        Args:
+            standing_by: is told at each try whether this process could take the Lease if it were free.
+        """
         said = ""
         while True:
+            able = True
             try:
                 holder = await self.attempt()
                 problem = f"{holder} leads; this replica stands by" if holder else ""
             except KubeError as error:
-                problem = f"the Lease cannot be taken: {error}"
+                able, problem = False, f"the Lease cannot be taken: {error}"
             if not problem:
                 log.info("leading as %s", self._identity)
                 return
+            standing_by(able)
             if problem != said:
-                log.info("%s", problem)
+                log.log(logging.INFO if able else logging.ERROR, "%s", problem)
                 said = problem
             await asyncio.sleep(self._settings.retry_seconds)
 

@@ -24,6 +24,10 @@ class Health:
         """Whether this replica does what it should: it leads with a full store, or it stands by."""
         self._checks: list[Trouble] = []
 
+    def stand_by(self, able: bool) -> None:
+        """This replica waits for the Lease, and could take it."""
+        self.ready = able
+
     def watch(self, *checks: Trouble) -> None:
         """Ask these too."""
         self._checks.extend(checks)

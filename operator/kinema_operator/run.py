@@ -50,8 +50,7 @@ async def run(settings: Settings) -> bool:
         lease = Lease(
             kube=kube, namespace=settings.lease_namespace, identity=settings.identity, settings=settings.election
         )
-        health.ready = True
-        if not await _first(lease.acquire(), stop):
+        if not await _first(lease.acquire(standing_by=health.stand_by), stop):
             return True
         health.ready = False
         metrics.leader.set(1)

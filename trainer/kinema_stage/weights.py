@@ -71,8 +71,8 @@ def _check(source: Source, model: Entry) -> None:
     missing = isinstance(source, FolderSource) and not source.root.is_dir()
     names = [] if missing else source.names()
     if not names:
-        hint = f"; download {model.repository} there" if model.repository else ""
-        raise _fault(f"there is no folder {source.where}{hint}, or correct the address")
+        hint = f"download {model.repository} there, or " if model.repository else ""
+        raise _fault(f"there is no folder {source.where}; {hint}correct the address")
     index = _json(source, "model_index.json", "it must be a folder in diffusers' layout")
     if index.get("_class_name") != model.pipeline:
         raise _fault(f"{source.where} holds a {index.get('_class_name')}, but {model.name} is a {model.pipeline}")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from kinema_kube.errors import ServerError
+from kinema_kube.errors import ForbiddenError, ServerError
 from kinema_kube.resources import LEASES
 from kinema_operator.election import Lease, LeaseLostError
 from kinema_operator.settings import Election
@@ -219,5 +219,24 @@ def test_a_renewal_whose_answer_was_lost_is_no_loss() -> None:
                 assert not renewing.done()
                 await asyncio.sleep(0)
         renewing.cancel()
+
+    run(body())
+
+
+def test_who_could_not_take_the_lease_does_not_say_that_it_stands_by(caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        rivals = Rivals()
+        denied = 'leases is forbidden: User "x" cannot get resource "leases"'
+        rivals.fake.trouble["get", "leases"] = [ForbiddenError(denied, status=403) for _ in range(3)]
+        said: list[bool] = []
+        await rivals.a.acquire(standing_by=said.append)
+        assert said == [False, False, False]
+        (record,) = [record for record in caplog.records if "cannot be taken" in record.message]
+        assert record.levelname == "ERROR" and denied in record.message
+        stands = asyncio.Event()
+        waiting = asyncio.create_task(rivals.b.acquire(standing_by=lambda able: stands.set() if able else None))
+        async with asyncio.timeout(10):
+            await stands.wait()
+        waiting.cancel()
 
     run(body())
