@@ -25,6 +25,8 @@ COPIES = ("docs/conditions.md", "pyproject.toml", "tests/unit/api", "tests/unit/
 KILLED = frozenset({1, 3})
 TIMEOUTS = frozenset({24, 36, 152, 255, -24})
 """pytest's exit codes of a failed test, and mutmut's of a change that makes tests run forever."""
+REFUSED = 37
+"""mutmut's code of a change that mypy refuses; it counts neither as seen nor as made."""
 
 
 def lay_out() -> None:
@@ -59,9 +61,11 @@ def show(name: str) -> str:
 
 def report(chosen: list[str]) -> bool:
     """Print the survivors and a line a module; whether enough changes were seen."""
-    rows, all_killed, all_made = [], 0, 0
+    rows, all_killed, all_made, refused = [], 0, 0, 0
     for module in chosen:
-        found = verdicts(module)
+        every = verdicts(module)
+        found = {name: code for name, code in every.items() if code != REFUSED}
+        refused += len(every) - len(found)
         survivors = [name for name, code in found.items() if code not in KILLED | TIMEOUTS]
         for name in survivors:
             print(show(name), flush=True)
@@ -71,6 +75,7 @@ def report(chosen: list[str]) -> bool:
     print("\n".join(rows))
     enough = bool(all_made) and all_killed >= ENOUGH * all_made
     ratio = 100 * all_killed / (all_made or 1)
+    print(f"mutation: {refused} more changes never got to a test: mypy refuses them")
     print(f"mutation: {all_killed} of {all_made} changes seen, {ratio:.1f} %; wanted {100 * ENOUGH:.0f} %")
     return enough
 

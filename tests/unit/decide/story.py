@@ -10,12 +10,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from kinema_api.exits import Exit, Termination
+from kinema_api.job import JobSpec
 from kinema_api.names import LABEL_ATTEMPT, LABEL_STAGE, Stage
+from kinema_api.plan import freeze, pipeline
 from kinema_api.pool import Accelerator, PoolSpec
-from kinema_api.status import JobStatus
+from kinema_api.settings import Stages
+from kinema_api.status import JobStatus, Phase, StageState, StageStatus
 from kinema_operator.decide import decide
 from kinema_operator.observed import Child, ChildKind, Decision, Event, Observed, Platform, PodEnd, Raw
-from kinema_operator.status import read_status
+from kinema_operator.status import read_status, timestamp
 
 JOB: Raw = {
     "apiVersion": "kinema.dev/v1alpha1",
@@ -164,6 +167,22 @@ class Story:
     def fail(self, name: str, code: int = Exit.INTERNAL, message: str = "broken") -> JobStatus:
         """A child fails, and the operator follows."""
         self.end(name, pod(code=code, message=message), succeeded=False)
+        return self.settle()
+
+    def start(self, stage: Stage) -> JobStatus:
+        """Begin with a stage: those before it are done, by children that are long gone."""
+        spec = JobSpec.model_validate(self.job["spec"])
+        resolved = freeze(spec=spec, pools=self.pools, images=self.platform.images)
+        stages = pipeline(Stages.stored(resolved.stages))
+        done = [StageStatus(name=name, state=StageState.SUCCEEDED) for name in stages[: stages.index(stage)]]
+        status = JobStatus(
+            phase=Phase.RUNNING,
+            stage=stage,
+            started_at=timestamp(self.now),
+            stages=done,
+            resolved=resolved.model_copy(update={"keys": KEYS}),
+        )
+        self.job["status"] = status.wire()
         return self.settle()
 
     def reach(self, stage: Stage, *, existing: Iterable[str] = ()) -> JobStatus:

@@ -42,7 +42,7 @@ def test_a_job_runs_through_every_stage() -> None:
 
 def test_a_finished_job_is_left_alone() -> None:
     story = Story()
-    story.reach(Stage.SAMPLE)
+    story.start(Stage.SAMPLE)
     story.succeed("wan-sample-1")
     story.children.clear()
     assert story.ask() == Decision()
@@ -68,7 +68,7 @@ def test_a_stage_whose_artifact_exists_is_skipped_and_says_so() -> None:
 
 def test_a_stage_that_found_its_artifact_made_by_another_job_counts_as_skipped() -> None:
     story = Story()
-    story.reach(Stage.FEATURES)
+    story.start(Stage.FEATURES)
     story.succeed("wan-features-1", reason="ArtifactExists", message="another job made it")
     assert states(story)["features"] == "Skipped"
     assert states(story)["convert"] == "Running"
@@ -76,7 +76,7 @@ def test_a_stage_that_found_its_artifact_made_by_another_job_counts_as_skipped()
 
 def test_keys_of_check_reach_later_stages() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     template = story.created[-1]["spec"]["pytorchReplicaSpecs"]["Master"]["template"]
     config = json.loads(template["metadata"]["annotations"][ANNOTATION_CONFIG])
     assert (config["featuresKey"], config["convertKey"]) == ("f1", "c1")
@@ -84,7 +84,7 @@ def test_keys_of_check_reach_later_stages() -> None:
 
 def test_a_failed_attempt_makes_a_new_one_after_a_wait() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     status = story.fail("wan-train-1", message="socket closed", code=Exit.COMMUNICATION)
     assert status.phase is Phase.RUNNING
     assert status.restarts == 1
@@ -101,7 +101,7 @@ def test_a_failed_attempt_makes_a_new_one_after_a_wait() -> None:
 
 def test_waits_double_and_the_cap_counts_every_failure() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     for attempt, wait in ((1, 10), (2, 20)):
         story.fail(f"wan-train-{attempt}")
         assert story.ask().requeue_after == pytest.approx(wait)
@@ -118,7 +118,7 @@ def test_waits_double_and_the_cap_counts_every_failure() -> None:
 
 def test_retries_of_a_stage_win_over_the_policy() -> None:
     story = Story(job=job(stages={"train": {"retries": 0}}))
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     assert story.fail("wan-train-1").phase is Phase.FAILED
 
 
@@ -133,7 +133,7 @@ def test_what_a_retry_cannot_cure_fails_at_once(code: Exit) -> None:
 
 def test_the_member_that_failed_first_of_itself_gives_the_reason() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.end(
         "wan-train-1",
         pod(code=Exit.COMMUNICATION, message="peer closed", after=1, name="worker"),
@@ -158,7 +158,7 @@ def test_addresses_of_the_container_are_told_as_those_of_the_job() -> None:
 
 def test_a_killed_container_is_retried_and_named() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.end("wan-train-1", pod(code=137), succeeded=False)
     status = story.settle()
     attempt = status.stages[4].attempts[0]
@@ -168,7 +168,7 @@ def test_a_killed_container_is_retried_and_named() -> None:
 
 def test_host_memory_is_told_from_device_memory() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.end("wan-train-1", pod(code=137, reason="OOMKilled"), succeeded=False)
     attempt = story.settle().stages[4].attempts[0]
     assert attempt.reason == "HostOutOfMemory"
@@ -177,7 +177,7 @@ def test_host_memory_is_told_from_device_memory() -> None:
 
 def test_no_second_attempt_while_a_pod_of_the_first_lives() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.end("wan-train-1", pod(code=137), pod(code=None, live=True), succeeded=False)
     decision = story.step()
     assert decision.create == () and decision.requeue_after == pytest.approx(2)
@@ -187,7 +187,7 @@ def test_no_second_attempt_while_a_pod_of_the_first_lives() -> None:
 
 def test_a_child_deleted_by_hand_is_made_again_once_its_pods_are_gone() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     del story.children["wan-train-1"]
     story.stray_pods = True
     story.settle()
@@ -202,7 +202,7 @@ def test_a_child_deleted_by_hand_is_made_again_once_its_pods_are_gone() -> None:
 
 def test_stray_pods_are_waited_for_even_without_a_backoff() -> None:
     story = Story(job=job(policy={"restarts": {"backoffSeconds": 0}}))
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     del story.children["wan-train-1"]
     assert story.step().create == (), "the failure is recorded first, then strays are looked for"
     story.stray_pods = True
@@ -213,7 +213,7 @@ def test_stray_pods_are_waited_for_even_without_a_backoff() -> None:
 
 def test_a_child_replaced_behind_the_operators_back_does_not_count_as_its_own() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.children["wan-train-1"] = replace(story.children["wan-train-1"], uid="another")
     story.settle()
     assert story.status.stages[4].attempts[0].reason == "ChildDeleted"
@@ -245,7 +245,7 @@ def test_what_the_api_server_refuses_is_told_and_tried_again() -> None:
 
 def test_a_crash_between_create_and_status_changes_nothing() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     lost = json.loads(json.dumps(story.job["status"]))
     story.end("wan-train-1", pod(termination=Termination(code=0, artifact="a")))
     story.settle()
@@ -264,7 +264,7 @@ def test_a_check_without_a_result_is_tried_again() -> None:
 
 def test_what_a_waiting_child_waits_for_is_told() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     waiting = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu"
     story.children["wan-train-1"] = replace(story.children["wan-train-1"], waiting=waiting)
     assert story.settle().message == f"train: waits: {waiting}"
@@ -281,7 +281,7 @@ def test_children_that_nothing_explains_are_deleted() -> None:
 
 def test_an_upgrade_of_operator_or_pool_disturbs_no_running_job() -> None:
     story = Story()
-    story.reach(Stage.FEATURES)
+    story.start(Stage.FEATURES)
     story.platform = replace(PLATFORM, images={})
     story.pools = {}
     story.succeed("wan-features-1")
@@ -291,7 +291,7 @@ def test_an_upgrade_of_operator_or_pool_disturbs_no_running_job() -> None:
 
 def test_a_running_job_outlives_a_change_of_the_operators_version() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.job["status"]["resolved"]["stages"]["train"]["novelty"] = 1
     story.job["status"]["progress"] = {"stage": "train", "novelty": 1}
     story.job["spec"]["stages"] = {"train": {"novelty": 1}}
@@ -305,7 +305,7 @@ def test_a_running_job_outlives_a_change_of_the_operators_version() -> None:
 
 def test_an_ended_job_answers_a_later_edit_of_its_policy() -> None:
     story = Story()
-    story.reach(Stage.SAMPLE)
+    story.start(Stage.SAMPLE)
     story.succeed("wan-sample-1")
     story.job["metadata"]["generation"] = 2
     status = story.settle()
@@ -324,7 +324,7 @@ def test_a_check_that_leaves_only_some_keys_is_tried_again() -> None:
 
 def test_progress_is_the_servers_and_never_written() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.job["status"]["progress"] = {"stage": "train", "percent": "42%"}
     assert story.ask().status is None
     story.wait(1)

@@ -70,7 +70,7 @@ def test_what_is_read_from_each_end(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", FIRST.values(), ids=FIRST)
 def test_what_follows_each_class_of_failure(case: dict[str, Any]) -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.end("wan-train-1", end_of(**case["end"]), succeeded=False)
     status = story.settle()
     attempt = status.stages[4].attempts[0]
@@ -96,7 +96,7 @@ def test_every_reason_is_documented() -> None:
 
 def test_what_a_stage_left_reaches_the_attempt() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     stacks = "file:///kinema/volumes/ws/kinema/jobs/stacks.txt"
     left = Termination(code=Exit.STALLED, message="no step for 60 s", stacks=stacks, log_tail="step 41\nstep 42")
     story.end("wan-train-1", pod(code=71, termination=left), succeeded=False)
@@ -106,7 +106,7 @@ def test_what_a_stage_left_reaches_the_attempt() -> None:
 
 def test_a_clock_that_is_put_back_does_not_prolong_the_wait_after_a_failure() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.fail("wan-train-1")
     story.wait(9)
     story.settle()
@@ -118,7 +118,7 @@ def test_a_clock_that_is_put_back_does_not_prolong_the_wait_after_a_failure() ->
 
 def test_a_node_that_failed_twice_is_avoided() -> None:
     story = Story(job=job(policy={"restarts": {"limit": 5, "backoffSeconds": 0}}))
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     for number in (1, 2):
         story.end(f"wan-train-{number}", pod(code=None, reason="NodeLost"), succeeded=False)
         story.settle()
@@ -128,7 +128,7 @@ def test_a_node_that_failed_twice_is_avoided() -> None:
 
 def test_a_node_that_is_not_to_blame_is_not_avoided() -> None:
     story = Story(job=job(policy={"restarts": {"limit": 5, "backoffSeconds": 0}}))
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     for number in (1, 2):
         story.fail(f"wan-train-{number}", code=Exit.COMMUNICATION)
     assert "node-1" not in str(story.created[-1]["spec"])

@@ -45,7 +45,7 @@ def reason(status: JobStatus, kind: str) -> tuple[ConditionStatus, str]:
 
 def test_suspend_stops_what_runs_and_resume_starts_the_next_attempt() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     status = edit(story, suspend=True)
     assert status.phase is Phase.SUSPENDED
     assert reason(status, "Suspended") == (ConditionStatus.TRUE, "SuspendRequested")
@@ -69,7 +69,7 @@ def test_what_is_created_suspended_starts_nothing() -> None:
 
 def test_the_status_says_that_an_attempt_is_stopped_before_its_child_goes() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.job["spec"]["policy"]["suspend"] = True
     decision = story.ask()
     assert decision.status is not None and len(decision.delete) == 1
@@ -79,7 +79,7 @@ def test_the_status_says_that_an_attempt_is_stopped_before_its_child_goes() -> N
 
 def test_a_child_that_has_finished_by_itself_counts_as_it_finished() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.end("wan-train-1", pod(termination=Termination(code=0, artifact="a")))
     edit(story, suspend=True)
     assert train(story).state is StageState.SUCCEEDED
@@ -88,7 +88,7 @@ def test_a_child_that_has_finished_by_itself_counts_as_it_finished() -> None:
 
 def test_cancel_ends_a_job_for_good() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     status = edit(story, cancel=True)
     assert status.phase is Phase.CANCELLED
     assert reason(status, "Failed") == (ConditionStatus.TRUE, "Cancelled")
@@ -106,7 +106,7 @@ def test_a_job_that_waits_for_its_pool_can_be_cancelled() -> None:
 
 def test_a_deadline_leaves_suspended_time_out() -> None:
     story = Story(job=job(policy={"deadlineSeconds": 100}))
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.wait(60)
     edit(story, suspend=True)
     story.wait(1000)
@@ -121,7 +121,7 @@ def test_a_deadline_leaves_suspended_time_out() -> None:
 
 def test_a_timeout_counts_from_the_moment_that_all_pods_run() -> None:
     story = Story(job=job(stages={"train": {"timeoutSeconds": 50}}))
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.wait(500)
     running(story)
     assert story.ask().requeue_after == pytest.approx(50)
@@ -153,7 +153,7 @@ def test_a_stall_is_called_only_where_both_sources_are_old(
 
 def stalling(pushed: float | None, log: float | None) -> Story:
     story = Story(job=job(stages={"train": {"stallSeconds": 60}}))
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     running(story)
     story.wait(1000)
     if pushed is not None:
@@ -176,7 +176,7 @@ def test_a_stalled_attempt_is_stopped_and_tried_again_and_its_unsaved_work_is_lo
 
 def test_a_retry_starts_from_the_stage_that_failed() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.fail("wan-train-1", code=Exit.NUMERICS)
     story.wait(30)
     status = edit(story, retry={"number": 1})
@@ -197,7 +197,7 @@ def test_a_retry_from_check_resolves_everything_anew() -> None:
 
 def test_a_retry_of_a_later_stage_leaves_no_earlier_one_undone() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.fail("wan-train-1", code=Exit.USER)
     assert edit(story, retry={"number": 1, "stage": "sample"}).stage is Stage.TRAIN
 
@@ -211,7 +211,7 @@ IGNORED = {
 @pytest.mark.parametrize(("stage", "end", "retry", "why"), IGNORED.values(), ids=IGNORED.keys())
 def test_a_retry_that_makes_no_sense_is_told(stage: Stage, end: bool, retry: dict[str, Any], why: str) -> None:
     story = Story()
-    story.reach(stage)
+    story.start(stage)
     if end:
         story.succeed("wan-sample-1")
     before = story.status.phase
@@ -241,7 +241,7 @@ def test_children_of_an_ended_job_are_cleaned_up(cleanup: str, gone: list[str]) 
 
 def test_a_new_stage_clears_the_columns_of_the_last_and_keeps_the_loss() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.job["status"]["progress"] = {"stage": "train", "percent": "100%", "percentage": 100, "loss": "0.1"}
     story.end("wan-train-1", pod(termination=Termination(code=0, artifact="a")))
     progress = story.ask().progress
@@ -251,7 +251,7 @@ def test_a_new_stage_clears_the_columns_of_the_last_and_keeps_the_loss() -> None
 
 def test_seconds_that_a_stage_accounts_for_reach_the_ledger() -> None:
     story = Story()
-    story.reach(Stage.TRAIN)
+    story.start(Stage.TRAIN)
     story.wait(100)
     told = {"starting": 5, "productive": 60, "data": 10}
     ended = replace(pod(termination=Termination(code=0, artifact="a", seconds=told)), started_at=START)

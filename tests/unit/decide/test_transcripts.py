@@ -36,7 +36,7 @@ def gpu_told(**spec: Any) -> Told:
 def at(stage: Stage, **spec: Any) -> Told:
     """A story whose lines begin when a stage has started."""
     told = Told(job=job(**spec))
-    told.reach(stage)
+    told.start(stage)
     told.lines.clear()
     told.say(f"{stage} has started")
     return told
@@ -89,7 +89,7 @@ def artifacts_that_exist() -> Told:
 
 def optional_stages_left_out() -> Told:
     told = Told(job=job(stages={"export": {"enabled": False}, "sample": {"enabled": False}}))
-    told.reach(Stage.TRAIN)
+    told.start(Stage.TRAIN)
     told.lines.clear()
     told.end("wan-train-1", pod(code=0, termination=Termination(code=0)))
     told.settle()
@@ -332,7 +332,9 @@ def time_to_live() -> Told:
 
 
 def cleanup(policy: str) -> Told:
-    told = at(Stage.PREPARE, policy={"cleanup": policy, "ttlSecondsAfterFinished": 60})
+    told = Told(job=job(policy={"cleanup": policy, "ttlSecondsAfterFinished": 60}))
+    told.reach(Stage.PREPARE)
+    told.lines.clear()
     told.add("wan-train-1", Stage.TRAIN, 1)
     told.add("wan-train-2", Stage.TRAIN, 2, deleting=True)
     told.add("wan-train-3", Stage.TRAIN, 3, finished=True)
@@ -343,7 +345,8 @@ def cleanup(policy: str) -> Told:
 
 
 def retried_from_check() -> Told:
-    told = at(Stage.TRAIN)
+    told = Told()
+    told.reach(Stage.TRAIN)
     told.fail("wan-train-1", code=Exit.USER)
     told.wait(30)
     told.edit(retry={"number": 2, "stage": "check"})
