@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ REFUSED = 37
 """mutmut's code of a change that mypy refuses; it counts neither as seen nor as made."""
 
 
-def lay_out() -> None:
+def lay_out(chosen: list[str]) -> None:
     """A fresh copy of the code and its tests; mutmut would take verdicts of an earlier one for true."""
     shutil.rmtree(WORK, ignore_errors=True)
     for source, target in (*SOURCES.items(), *((name, name) for name in COPIES)):
@@ -38,6 +39,15 @@ def lay_out() -> None:
             shutil.copytree(ROOT / source, WORK / target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / source, WORK / target)
+    settings = WORK / "pyproject.toml"
+    others = "|".join(re.escape(path_of(module)) for module in modules() if module not in chosen)
+    text = settings.read_text()
+    settings.write_text(re.sub(rf'^ +"({others})",\n', "", text, flags=re.MULTILINE) if others else text)
+
+
+def path_of(module: str) -> str:
+    """A module's file in the copy."""
+    return f"src/{module.replace('.', '/')}.py"
 
 
 def modules() -> list[str]:
@@ -48,7 +58,7 @@ def modules() -> list[str]:
 
 def verdicts(module: str) -> dict[str, int | None]:
     """The exit code of the tests for each change of a module."""
-    meta = WORK / "mutants" / "src" / f"{module.replace('.', '/')}.py.meta"
+    meta = WORK / "mutants" / f"{path_of(module)}.meta"
     found: dict[str, int | None] = json.loads(meta.read_text())["exit_code_by_key"] if meta.exists() else {}
     return found
 
@@ -90,9 +100,8 @@ def main() -> int:
         names = ", ".join(module.rpartition(".")[2] for module in every)
         print(f"mutation: no such module among {' '.join(wanted)}; there are {names}", file=sys.stderr)
         return 2
-    lay_out()
-    patterns = [f"{module}.*" for module in chosen] if wanted else []
-    done = subprocess.run(["mutmut", "run", *patterns], cwd=WORK, stdout=subprocess.PIPE, text=True, check=False)
+    lay_out(chosen)
+    done = subprocess.run(["mutmut", "run"], cwd=WORK, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         print(done.stdout[-4000:], file=sys.stderr)
         return done.returncode

@@ -11,16 +11,40 @@ from pydantic import ValidationError
 
 from kinema_api.catalogue import UnknownModelError, entry, families, model_names
 from kinema_api.exits import Exit, Termination
-from kinema_api.inputs import Dataset
+from kinema_api.inputs import Dataset, SecretRef, Storage, Weights
 from kinema_api.job import JobSpec, Task
 from kinema_api.keys import Inputs, Keys, resolve
 from kinema_api.locations import Claim, claim_of, in_container, join
 from kinema_api.names import TERMINATION_LIMIT, Stage, child_name, run_folder
-from kinema_api.plan import PlanError, claims, freeze, merge, settings_of, stage_config
+from kinema_api.plan import (
+    PlanError,
+    claims,
+    freeze,
+    locations,
+    merge,
+    pipeline,
+    pool_of,
+    secrets,
+    settings_of,
+    stage_config,
+    staged,
+)
 from kinema_api.pool import Accelerator, PoolSpec
 from kinema_api.progress import ProgressPost
-from kinema_api.settings import FeaturesSettings, PrepareSettings
-from kinema_api.stage import JobRef, artifact_of, load_config
+from kinema_api.settings import FeaturesSettings, PrepareSettings, Schedule, Stages
+from kinema_api.stage import (
+    CheckConfig,
+    ConvertConfig,
+    ExportConfig,
+    FeaturesConfig,
+    JobRef,
+    PrepareConfig,
+    SampleConfig,
+    StageConfig,
+    TrainConfig,
+    artifact_of,
+    load_config,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -68,6 +92,141 @@ def test_merge_goes_into_mappings_and_replaces_lists() -> None:
     assert merge({"a": {"b": 1, "c": 2}, "d": [1, 2]}, {"a": {"c": 3}, "d": [4]}) == {"a": {"b": 1, "c": 3}, "d": [4]}
 
 
+def test_the_warm_up_is_short_only_where_the_run_is() -> None:
+    long = settings_of(spec(stages={"train": {"steps": 20_000}}), entry("wan2.1-t2v-1.3b"))
+    assert long.train.schedule.warmup_steps == Schedule().warmup_steps
+    freeze(spec=spec(stages={"train": {"steps": 11, "schedule": {"warmupSteps": 10}}}), pools=POOLS, images=IMAGES)
+
+
+def test_nodes_and_devices_are_those_of_the_stage_before_the_defaults_before_the_pool() -> None:
+    defaults = {"pool": "cpu", "nodes": 2, "devicesPerNode": 1}
+    pools = {"cpu": PoolSpec(accelerator=Accelerator.CPU, devices_per_node=4, nodes=3)}
+
+    def frozen(**parts: Any) -> tuple[Any, Any]:
+        train = freeze(spec=spec(**parts), pools=pools, images=IMAGES).stages["train"]
+        return train["nodes"], train["devicesPerNode"]
+
+    assert frozen() == (1, 4)
+    assert frozen(defaults=defaults) == (2, 1)
+    assert frozen(defaults=defaults, stages={"train": {"nodes": 3, "devicesPerNode": 4}}) == (3, 4)
+
+
+def test_a_stage_runs_on_its_own_pool_or_the_default_one() -> None:
+    pools = {**POOLS, "gpu": PoolSpec(accelerator=Accelerator.NVIDIA, devices_per_node=8), "unused": POOLS["cpu"]}
+    images = {**IMAGES, "wan2.1/nvidia": "n", "unused": "u"}
+    job = spec(stages={"train": {"pool": "gpu"}, "check": {"pool": "gpu"}, "sample": {"enabled": False}})
+    resolved = freeze(spec=job, pools=pools, images=images)
+    stages = Stages.stored(resolved.stages)
+    assert {stage.value: pool_of(job, stages, stage) for stage in pipeline(stages)} == {
+        "check": "gpu", "prepare": None, "features": "cpu", "convert": "cpu", "train": "gpu", "export": "cpu"
+    }  # fmt: skip
+    assert resolved.images == {
+        "check": "s", "prepare": "s", "features": "w", "convert": "w", "train": "n", "export": "w"
+    }  # fmt: skip
+    assert resolved.pools == {"gpu": pools["gpu"].wire(), "cpu": pools["cpu"].wire()}
+    assert resolved.model == entry("wan2.1-tiny").wire()
+    assert stages.train.devices_per_node == 8
+    assert (resolved.keys, resolved.pins) == ({}, {})
+
+
+def test_without_any_pool_the_administrator_is_asked_for_one() -> None:
+    with pytest.raises(PlanError) as refused:
+        freeze(spec=spec(), pools={}, images=IMAGES)
+    assert str(refused.value) == (
+        "stage features: there is no TrainingPool cpu; this cluster has none: let the administrator create it"
+    )
+    with pytest.raises(PlanError) as refused:
+        freeze(spec=spec(), pools={"b": POOLS["cpu"], "a": POOLS["cpu"]}, images=IMAGES)
+    assert "this cluster has a, b: name one of them, or let" in str(refused.value)
+
+
+def test_an_optional_stage_is_left_out_with_its_geometry() -> None:
+    odd = {"frames": 8, "height": 60, "width": 90}
+    stages = {"export": {"enabled": False}, "sample": {"enabled": False, "video": odd}}
+    resolved = freeze(spec=spec(stages=stages), pools=POOLS, images=IMAGES)
+    assert [stage.value for stage in pipeline(Stages.stored(resolved.stages))] == [
+        "check", "prepare", "features", "convert", "train"
+    ]  # fmt: skip
+
+
+REACHED = {
+    "model": {
+        "name": "wan2.1-tiny",
+        "weights": {"uri": "hf://Wan-AI/tiny", "revision": "main", "secretRef": {"name": "hub"}},
+    },
+    "dataset": {"uri": "s3://videos/all", "secretRef": {"name": "bucket"}, "endpoint": "https://s3.example.com"},
+    "storage": {"uri": "pvc://work/kinema", "secretRef": {"name": "bucket"}},
+    "defaults": {"pool": "cpu", "nodes": 2},
+    "stages": {"train": {"ema": {"enabled": False}}},
+}
+
+
+def test_what_pods_mount_is_found() -> None:
+    reached = spec(**REACHED)
+    assert locations(reached) == (reached.dataset, reached.model.weights, reached.storage)
+    assert (claims(reached), secrets(reached), staged(reached)) == (("work",), ("bucket", "hub"), True)
+    assert (claims(spec()), secrets(spec()), staged(spec())) == (("data", "models", "work"), (), False)
+
+
+def configs() -> dict[Stage, tuple[StageConfig, StageConfig]]:
+    """What each stage is told about a job, and what it must be told."""
+    job = spec(**REACHED)
+    resolved = freeze(spec=job, pools=POOLS, images=IMAGES).model_copy(update={"pins": {"weights": "0f1e"}})
+    stages = Stages.stored(resolved.stages)
+    weights = Weights(uri="hf://Wan-AI/tiny", revision="0f1e", secret_ref=SecretRef(name="hub"))
+    dataset = job.dataset
+    common: dict[str, Any] = {
+        "job": JOB,
+        "attempt": 3,
+        "workspace": Storage(uri="file:///kinema/volumes/work/kinema", secret_ref=SecretRef(name="bucket")),
+        "model": entry("wan2.1-tiny"),
+        "task": Task.T2V,
+    }
+    wanted: dict[Stage, StageConfig] = {
+        Stage.CHECK: CheckConfig(
+            **common, dataset=dataset, weights=weights, prepare=stages.prepare, features=stages.features
+        ),
+        Stage.PREPARE: PrepareConfig(**common, key="p", dataset=dataset, settings=stages.prepare),
+        Stage.FEATURES: FeaturesConfig(
+            **common,
+            key="f",
+            dataset=dataset,
+            prepare_key="p",
+            encoder_key="e",
+            weights=weights,
+            settings=stages.features,
+        ),
+        Stage.CONVERT: ConvertConfig(**common, key="c", weights=weights, settings=stages.convert),
+        Stage.TRAIN: TrainConfig(
+            **common, features_key="f", convert_key="c", nodes=2, devices_per_node=2, settings=stages.train
+        ),
+        Stage.EXPORT: ExportConfig(**common, weights=weights, ema=False, settings=stages.export),
+        Stage.SAMPLE: SampleConfig(**common, prepare_key="p", settings=stages.sample),
+    }
+    made = {
+        stage: stage_config(stage=stage, spec=job, resolved=resolved, job=JOB, attempt=3, keys=KEYS) for stage in Stage
+    }
+    return {stage: (made[stage], wanted[stage]) for stage in Stage}
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_every_stage_is_told_what_it_needs(stage: Stage) -> None:
+    made, wanted = configs()[stage]
+    assert made == wanted
+
+
+def test_a_config_falls_back_where_an_older_operator_froze_less() -> None:
+    job = spec(model={"name": "wan2.1-tiny", "task": "t2v", "weights": {"uri": "pvc://m/x", "revision": "v1"}})
+    resolved = freeze(spec=job, pools=POOLS, images=IMAGES)
+    train = {name: value for name, value in resolved.stages["train"].items() if name not in ("nodes", "devicesPerNode")}
+    older = resolved.model_copy(update={"stages": {**resolved.stages, "train": train}})
+    config = stage_config(stage=Stage.TRAIN, spec=job, resolved=older, job=JOB, attempt=1, keys=KEYS)
+    assert isinstance(config, TrainConfig) and (config.nodes, config.devices_per_node) == (1, 1)
+    check = stage_config(stage=Stage.CHECK, spec=job, resolved=resolved, job=JOB, attempt=1, keys=None)
+    assert isinstance(check, CheckConfig)
+    assert check.weights == Weights(uri="file:///kinema/volumes/m/x", revision="v1")
+
+
 @pytest.mark.parametrize("stage", list(Stage))
 def test_every_stage_config_survives_the_wire(stage: Stage) -> None:
     job = spec()
@@ -90,14 +249,17 @@ def test_a_stage_reads_the_config_of_a_newer_operator() -> None:
 def test_only_check_runs_without_keys() -> None:
     job = spec()
     resolved = freeze(spec=job, pools=POOLS, images=IMAGES)
-    with pytest.raises(ValueError, match="needs the keys that check resolves"):
+    with pytest.raises(ValueError, match=r"^stage train needs the keys that check resolves$"):
         stage_config(stage=Stage.TRAIN, spec=job, resolved=resolved, job=JOB, attempt=1, keys=None)
 
 
 def test_a_stage_on_a_pool_without_image_is_refused() -> None:
-    with pytest.raises(PlanError, match=r"no image for wan2\.1/cpu") as raised:
+    with pytest.raises(PlanError) as raised:
         freeze(spec=spec(), pools=POOLS, images={"stage": "s"})
     assert raised.value.reason == "NoImage"
+    assert str(raised.value) == (
+        "stage features: the operator was given no image for wan2.1/cpu; set images in the chart's values"
+    )
 
 
 def test_more_nodes_than_the_pool_has_are_refused() -> None:
