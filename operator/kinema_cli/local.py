@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -69,10 +70,14 @@ class Runner:
     lock: int
     keys: Keys | None = None
     existing: frozenset[str] = frozenset()
+    _due: float = field(init=False, default=math.inf)
+    """When the whole run's time is over."""
 
     def run(self, stages: Sequence[Stage]) -> Outcome:
         """Run stages in order, to the first that does not succeed."""
         outcome: Outcome | None = None
+        limit = self.course.spec.policy.deadline_seconds
+        self._due = math.inf if limit is None else time.monotonic() + limit
         for stage in stages:
             if stage in SHARED_STAGES and stage.value in self.existing:
                 said = "published already"
@@ -94,7 +99,7 @@ class Runner:
         failures = 0
         while True:
             outcome = self._attempt(stage, again=failures)
-            if outcome.code == Exit.OK or self.stops.count:
+            if outcome.code == Exit.OK or self.stops.count or time.monotonic() > self._due:
                 return outcome
             failures += 1
             if failures > self.course.retries(stage) or not retryable(outcome.code):
@@ -125,47 +130,58 @@ class Runner:
             command(self.python, stage, config), env=env, log=log, termination=termination, lock=self.lock
         )
         try:
-            timed_out = self._follow(stage, process)
+            overdue = self._follow(stage, process)
         finally:
             if process.popen.poll() is None:
                 process.kill()
         end = process.end()
-        if timed_out:
-            limit = self.course.of(stage).timeout_seconds
-            end = Termination(code=Exit.STALLED, reason="Timeout", message=f"took longer than {limit} s")
+        if overdue is not None and end.code != Exit.OK:
+            end = overdue
         well = end.code == Exit.OK
         self.screen.ended(stage, end.message if well else f"{end.message} (exit code {end.code})", well=well)
         return Outcome(end.code, stage, end, log)
 
-    def _follow(self, stage: Stage, process: StageProcess) -> bool:
-        """Show the progress until the process ends, and stop it when asked; whether its time ran out."""
-        limit = self.course.of(stage).timeout_seconds
-        due = time.monotonic() + limit if limit is not None else None
-        kill_at: float | None = None
-        timed_out = False
+    def _follow(self, stage: Stage, process: StageProcess) -> Termination | None:
+        """Show the progress until the process ends, and stop it when asked; why it had to, if time ran out."""
+        began, kill_at = time.monotonic(), math.inf
+        overdue: Termination | None = None
         while process.popen.poll() is None:
             self._show(stage, process)
             now = time.monotonic()
-            timed_out = timed_out or (due is not None and now > due and not self.stops.count)
-            if kill_at is None and (self.stops.count or timed_out):
-                grace = self.course.grace(stage)
-                process.terminate()
-                kill_at = now + grace
-                self.screen.note(f"{stage}: told to save and stop, at most {duration(grace)}; Ctrl-C again kills it")
-            if self.stops.count > 1 or (kill_at is not None and now > kill_at):
+            if kill_at == math.inf:
+                overdue = None if self.stops.count else self._overdue(stage, began=began, now=now)
+                if self.stops.count or overdue is not None:
+                    grace = self.course.grace(stage)
+                    process.terminate()
+                    kill_at = now + grace
+                    self.screen.note(
+                        f"{stage}: told to save and stop, at most {duration(grace)}; Ctrl-C again kills it"
+                    )
+            if self.stops.count > 1 or now > kill_at:
                 process.kill()
                 break
             time.sleep(POLL_SECONDS)
         self._show(stage, process)
-        return timed_out
+        return overdue
+
+    def _overdue(self, stage: Stage, *, began: float, now: float) -> Termination | None:
+        """What is said of a stage that ran for too long."""
+        limit = self.course.of(stage).timeout_seconds
+        if now > self._due:
+            whole = self.course.spec.policy.deadline_seconds
+            message = f"the run took longer than policy.deadlineSeconds, {whole} s; the same command goes on"
+            return Termination(code=Exit.STALLED, reason="DeadlineExceeded", message=message)
+        if limit is not None and now > began + limit:
+            return Termination(code=Exit.STALLED, reason="Timeout", message=f"took longer than {limit} s")
+        return None
 
     def _show(self, stage: Stage, process: StageProcess) -> None:
         for reading in process.readings():
             self.screen.moved(stage, reading)
 
     def _pause(self, seconds: float) -> bool:
-        """Wait; False when the user stopped it."""
-        due = time.monotonic() + seconds
+        """Wait; False when no other attempt may begin."""
+        due = min(self._due, time.monotonic() + seconds)
         while not self.stops.count and time.monotonic() < due:
             time.sleep(POLL_SECONDS)
-        return not self.stops.count
+        return not self.stops.count and time.monotonic() < self._due

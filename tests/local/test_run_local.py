@@ -9,14 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kinema_api.exits import Exit
 
 from tests.local.conftest import STEPS, Laptop
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.slow
 def test_the_whole_pipeline_and_again(laptop: Laptop) -> None:
     job = laptop.job("whole")
     code, out = laptop.run(job)
@@ -44,6 +46,7 @@ def test_the_whole_pipeline_and_again(laptop: Laptop) -> None:
     assert [line.partition(":")[0] for line in rest.splitlines() if ": done" in line] == ["check", "export", "sample"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_training_saves_and_the_next_run_reaches_the_exact_last_step(laptop: Laptop) -> None:
     last = 60
     train = {"steps": last, "batchPerDevice": 1, "checkpoint": {"everySteps": 20}}
@@ -104,3 +107,19 @@ def test_a_killed_stage_is_tried_again(laptop: Laptop, tmp_path: Path) -> None:
     assert "check: killed by SIGKILL (exit code 137); tries again in 0s, 1 of 1" in out
     (config,) = (tmp_path / "state").glob("*/check-2.json")
     assert json.loads(config.read_text())["attempt"] == 2
+
+
+def test_the_deadline_of_the_job_ends_the_run_and_says_so(laptop: Laptop, tmp_path: Path) -> None:
+    """The interpreter never comes to an end with a stage."""
+    job, python = laptop.job("slow"), tmp_path / "python"
+    spec = yaml.safe_load(job.read_text())
+    spec["spec"]["policy"]["deadlineSeconds"] = 3
+    job.write_text(yaml.safe_dump(spec))
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *kinema_stage.main*) exec sleep 600;; esac\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    code, out = laptop.run(job, "--python", str(python))
+    assert code == Exit.STALLED, out
+    assert "check: failed: the run took longer than policy.deadlineSeconds, 3 s" in out
+    assert out.count("check: runs") == 1, "there is no time for another attempt"
