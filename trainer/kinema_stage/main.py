@@ -20,7 +20,7 @@ from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.names import CONFIG_PATH, Stage
 from kinema_api.plan import SHARED_STAGES
 from kinema_api.stage import AnyStageConfig, load_config
-from kinema_stage import artifact, logs, signals, stacks, termination
+from kinema_stage import artifact, logs, pulse, signals, stacks, termination
 from kinema_stage.context import Context, make_context
 from kinema_stage.pace import Rule
 from kinema_stage.watchdog import Stall, Watchdog
@@ -54,7 +54,8 @@ def execute(*, stage: Stage, config: Path, interrupted: threading.Event) -> Term
     try:
         context = make_context(read_config(stage, config), interrupted=interrupted)
         watchdog = watch(context)
-        end = _skip(context) or _named(implementation(stage)(context))
+        with pulse.heard(context.progress.moved):
+            end = _skip(context) or _named(implementation(stage)(context))
     except BaseException as error:
         if not isinstance(error, StageError):
             traceback.print_exc()

@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from kinema_api.inputs import Location
 from kinema_api.locations import bucket_of
-from kinema_stage import secrets
+from kinema_stage import pulse, secrets
 from kinema_stage.faults import code_of, sentence, transient
 from kinema_stage.scratch import named_when_full
 
@@ -117,7 +117,11 @@ class Store:
                     return b""
                 raise
             with contextlib.closing(answer["Body"]) as body:
-                return body.read()
+                data = body.read()
+            if span:
+                # Large tensors are read in pieces.
+                pulse.beat()
+            return data
 
         return self._call(path, get)
 
@@ -176,7 +180,9 @@ class Store:
         """Copy a local file, in parts where it is large; it appears at once."""
         self._call(
             path,
-            lambda: self._client.upload_file(str(source), self.bucket, self.key(path), Config=_TRANSFER),
+            lambda: self._client.upload_file(
+                str(source), self.bucket, self.key(path), Config=_TRANSFER, Callback=_moved
+            ),
         )
 
     def download(self, path: str, target: Path, *, stored: Stored) -> None:
@@ -191,7 +197,9 @@ class Store:
             with named_when_full():
                 self._call(
                     path,
-                    lambda: self._client.download_file(self.bucket, self.key(path), str(temporary), Config=_TRANSFER),
+                    lambda: self._client.download_file(
+                        self.bucket, self.key(path), str(temporary), Config=_TRANSFER, Callback=_moved
+                    ),
                 )
                 if temporary.stat().st_size != stored.size:
                     raise OSError(errno.ESTALE, f"{self.uri(path)} changed while it was read")
@@ -249,6 +257,11 @@ def client(location: Location, process: int) -> S3Client:
 def open_store(location: Location) -> Store:
     """The prefix of a bucket that a location names; not more is asked than whether there are credentials."""
     return Store(location)
+
+
+def _moved(count: int) -> None:
+    """A part of a file was sent or received, or is sent again."""
+    pulse.beat()
 
 
 def _last(end: int | None) -> str:

@@ -7,12 +7,16 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kinema_api.exits import Exit, StageError
 from kinema_api.names import ENV_SCRATCH, SCRATCH_DIR
+from kinema_stage import pulse
 
+POLL_SECONDS = 0.2
+"""Between two looks of who waits for another to fill a folder."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -27,14 +31,32 @@ def root(environment: Mapping[str, str] = os.environ) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let one process or thread at a time fill a folder, which is made; a killed one lets go."""
+    """Let one process or thread at a time fill a folder, which is made; a killed one lets go.
+
+    Who waits moves as long as who fills does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        _wait(descriptor)
+        with pulse.heard(lambda: os.utime(descriptor)):
+            yield
     finally:
         os.close(descriptor)
+
+
+def _wait(descriptor: int) -> None:
+    seen = os.fstat(descriptor).st_mtime_ns
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(POLL_SECONDS)
+        touched = os.fstat(descriptor).st_mtime_ns
+        if touched != seen:
+            seen = touched
+            pulse.beat()
 
 
 @contextlib.contextmanager

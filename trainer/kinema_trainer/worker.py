@@ -22,7 +22,7 @@ from kinema_api.exits import Exit, StageError
 from kinema_api.keys import digest
 from kinema_api.names import Stage, artifact_folder
 from kinema_api.stage import TrainConfig, artifact_of, load_config
-from kinema_stage import logs, signals, stacks, termination
+from kinema_stage import logs, pulse, signals, stacks, termination
 from kinema_stage.artifact import Manifest, published
 from kinema_stage.ledger import Ledger
 from kinema_stage.pace import Phase, Rule
@@ -61,7 +61,15 @@ def main(arguments: list[str] | None = None) -> int:
     watchdog = watch(config, workspace=workspace, reporter=reporter, ledger=ledger)
     watchdog.start()
     try:
-        train(config, workspace=workspace, reporter=reporter, watchdog=watchdog, ledger=ledger, interrupted=interrupted)
+        with pulse.heard(lambda: watchdog.moved(work=False)):
+            train(
+                config,
+                workspace=workspace,
+                reporter=reporter,
+                watchdog=watchdog,
+                ledger=ledger,
+                interrupted=interrupted,
+            )
     except BaseException as error:
         code, message = classify(error, workspace=workspace.folder)
         if not isinstance(error, StageError):
