@@ -310,7 +310,7 @@ def stage_config(
             )
         case Stage.EXPORT:
             return ExportConfig(**common, weights=weights, ema=stages.train.ema.enabled, settings=stages.export)
-        case Stage.SAMPLE:
+        case _:
             return SampleConfig(**common, prepare_key=keys.prepare, settings=stages.sample)
 
 

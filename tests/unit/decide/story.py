@@ -48,7 +48,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 def job(**spec: Any) -> Raw:
     """The job of the story, with parts of its spec replaced."""
     made = deepcopy(JOB)
-    made["spec"].update(spec)
+    made["spec"].update(deepcopy(spec))
     return made
 
 
@@ -103,6 +103,7 @@ class Story:
     children: dict[str, Child] = field(default_factory=dict)
     foreign: frozenset[str] = frozenset()
     stray_pods: bool = False
+    denied: str = ""
     refused: dict[str, str] = field(default_factory=dict)
     pools: dict[str, PoolSpec] = field(default_factory=lambda: dict(POOLS))
     platform: Platform = PLATFORM
@@ -117,6 +118,7 @@ class Story:
             children=tuple(self.children.values()),
             foreign=self.foreign,
             stray_pods=self.stray_pods,
+            denied=self.denied,
             refused=self.refused,
             pools=self.pools,
         )

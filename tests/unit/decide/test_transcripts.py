@@ -279,6 +279,22 @@ def the_deadline() -> Told:
     return told
 
 
+def failed_by_itself_at_the_deadline() -> Told:
+    told = at(Stage.TRAIN, policy={"deadlineSeconds": 100})
+    told.wait(100)
+    told.fail("wan-train-1", code=Exit.NUMERICS, message="loss is nan")
+    return told
+
+
+def a_right_that_the_operator_lacks() -> Told:
+    told = at(Stage.TRAIN)
+    told.denied = 'pods is forbidden: User "kinema" cannot list resource "pods"'
+    told.say("the operator may not list pods")
+    told.settle()
+    told.edit(cancel=True)
+    return told
+
+
 def a_timeout() -> Told:
     told = at(Stage.TRAIN, stages={"train": {"timeoutSeconds": 50}}, policy={"deadlineSeconds": 9000})
     told.wait(500)
@@ -475,6 +491,8 @@ STORIES: dict[str, Callable[[], Told]] = {
         suspended_and_resumed,
         cancelled,
         the_deadline,
+        failed_by_itself_at_the_deadline,
+        a_right_that_the_operator_lacks,
         a_timeout,
         a_stall,
         progress_of_others,
