@@ -18,12 +18,12 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff  # type: ignore[attr-defined]
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff, tqdm  # type: ignore[attr-defined]
 
 from kinema_api.exits import Exit
 from kinema_api.inputs import Weights
 from kinema_api.locations import repository_of
-from kinema_stage import scratch, secrets
+from kinema_stage import pulse, scratch, secrets
 from kinema_stage.bucket import cache
 from kinema_stage.faults import StoreError
 from kinema_stage.source import ListedSource
@@ -37,6 +37,15 @@ def _client(certificates: str | None) -> Client:
     """What the hub's library sends by, in the whole process."""
     context = ssl.create_default_context(cafile=certificates) if certificates else True
     return Client(verify=context, follow_redirects=True, timeout=_TIMEOUT_SECONDS)
+
+
+class _Heard(tqdm):
+    """The library's bar of all bytes that come down, whose every move is a sign of life."""
+
+    def update(self, n: float | None = 1) -> bool | None:
+        pulse.beat()
+        shown: bool | None = super().update(n)
+        return shown
 
 
 class HubSource(ListedSource):
@@ -102,7 +111,7 @@ class HubSource(ListedSource):
         target = cache(self._weights, f"{self.where}@{self.revision}")
         with scratch.locked(target.parent), scratch.named_when_full(), self._explained():
             self._api.snapshot_download(
-                self._repository, revision=self.revision, local_dir=target, allow_patterns=wanted
+                self._repository, revision=self.revision, local_dir=target, allow_patterns=wanted, tqdm_class=_Heard
             )
         for name in wanted:
             if (target / name).stat().st_size != self.size(name):

@@ -20,7 +20,7 @@ from kinema_api.exits import Exit, StageError
 from kinema_api.inputs import SecretRef, Weights
 from kinema_api.names import ENV_SCRATCH, ENV_SECRETS
 from kinema_operator import tls
-from kinema_stage import weights
+from kinema_stage import pulse, weights
 from kinema_stage.hub import HubSource
 from kinema_stage.stages import check
 
@@ -161,6 +161,14 @@ def test_what_is_fetched_is_whole_and_only_what_was_asked_for(hub: Hub) -> None:
     folder = weights.fetch(at(hub), "vae", "model_index.json")
     assert sorted(path.name for path in folder.iterdir() if path.name[0] != ".") == ["model_index.json", "vae"]
     assert (folder / "vae/model.safetensors").read_bytes() == (hub.root / "vae/model.safetensors").read_bytes()
+
+
+def test_a_large_file_that_comes_down_is_a_sign_of_life_all_the_while(hub: Hub) -> None:
+    (hub.root / "vae/model.safetensors").write_bytes(bytes(35 << 20))
+    beats: list[int] = []
+    with pulse.heard(lambda: beats.append(1)):
+        weights.fetch(at(hub), "vae/model.safetensors")
+    assert len(beats) >= 4, "a beat for each 10 MB that the library reads at once"
 
 
 def test_a_part_of_a_large_file_is_read_alone(hub: Hub) -> None:
