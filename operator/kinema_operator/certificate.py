@@ -9,6 +9,7 @@ import logging
 from kinema_kube import Kube
 from kinema_kube.errors import KubeError
 from kinema_operator.controller import Controller
+from kinema_operator.queue import backoff
 from kinema_operator.settings import Server
 from kinema_operator.tls import CertificateSecretError, ensure_certificate, server_names
 
@@ -30,10 +31,11 @@ class Keeper:
 
     async def begin(self) -> None:
         """Wait for the certificate before the first job. A broken Secret costs progress only: nobody waits for it."""
-        settled = await self._once()
-        while not settled:
-            await asyncio.sleep(RETRY)
-            settled = await self._once()
+        failures = 0
+        while not await self._once():
+            # Every job waits for it.
+            await asyncio.sleep(min(RETRY, backoff(failures)))
+            failures += 1
 
     async def forever(self) -> None:
         """Look again and again."""

@@ -21,6 +21,7 @@ from kinema_kube import Kube, Resource
 from kinema_kube.resources import TRAINING_POOLS, VIDEO_TRAINING_JOBS
 from kinema_operator.observed import Raw
 from kinema_operator.queue import Queue
+from kinema_operator.relist import relist
 from kinema_operator.settings import Settings
 from kinema_operator.store import CHILDREN, Store, owner_uid
 from kinema_operator.watches import SERVER_SECONDS, Watches
@@ -68,6 +69,8 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.scanning.disabled = True
     settings.watching.server_timeout = SERVER_SECONDS
     settings.watching.connect_timeout = 10
+    # Between a watch that has come to nothing and the list that begins it anew.
+    settings.watching.reconnect_backoff = 0.5
     settings.watching.chunk_size = 500
     settings.networking.request_timeout = REQUEST_SECONDS
     settings.networking.connect_timeout = 10
@@ -173,7 +176,7 @@ def _login(kube: Kube, traces: Traces) -> Handler:
 
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=kube.api.rest_client.ssl_context),
-            middlewares=[authorize],
+            middlewares=[authorize, relist],
             proxy=configuration.proxy,
             trace_configs=traces(),
         )

@@ -18,7 +18,7 @@ from kinema_operator.election import Lease, LeaseLostError
 from kinema_operator.informer import inform
 from kinema_operator.metrics import Metrics
 from kinema_operator.probe import Health, serve
-from kinema_operator.queue import Queue
+from kinema_operator.queue import Queue, backoff
 from kinema_operator.resync import RETRY, Resync
 from kinema_operator.settings import Settings
 from kinema_operator.store import Store
@@ -151,12 +151,15 @@ class _Leader:
             self.metrics.definitions.set(1)
             if self.settings.server.url:
                 await self.keeper.begin()
+            failures = 0
             while not served:
                 try:
                     served = await self.resync.once()
                 except KubeError as error:
                     log.warning("the first list: %s: %s", type(error).__name__, error)
-                    await asyncio.sleep(RETRY)
+                    # Every job waits for it.
+                    await asyncio.sleep(min(RETRY, backoff(failures)))
+                    failures += 1
 
         filling = asyncio.create_task(fill(), name="first list")
         order = asyncio.create_task(self.stop.wait())
