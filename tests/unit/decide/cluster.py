@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 
 from kinema_api.names import Stage
+from kinema_api.pool import PoolSpec
 from kinema_api.status import AttemptState, JobStatus
 from kinema_operator.decide import decide
 from kinema_operator.observed import Child, Decision, Observed, PodEnd, Raw
@@ -48,7 +49,9 @@ class Cluster:
     now: datetime = START
     gone: bool = False
     """The job was deleted."""
-    decisions: int = 0
+    pools: dict[str, PoolSpec] = field(default_factory=lambda: dict(POOLS))
+    version: int = 0
+    """The job's resource version: whoever writes it raises it."""
 
     @property
     def status(self) -> JobStatus:
@@ -61,7 +64,7 @@ class Cluster:
     def observe(self) -> Observed:
         """What `observe` would see: a finished child with its pods, strays of the stage that is not done."""
         return Observed(
-            children=tuple(self._seen(kept) for kept in self.existing), stray_pods=self._stray(), pools=POOLS
+            children=tuple(self._seen(kept) for kept in self.existing), stray_pods=self._stray(), pools=self.pools
         )
 
     def ask(self) -> Decision:
@@ -74,11 +77,22 @@ class Cluster:
             self.carry_out(decision, killed)
         return decision
 
-    def carry_out(self, decision: Decision, killed: Killed = Killed.DELETE) -> None:
+    def carry_out(self, decision: Decision, killed: Killed = Killed.DELETE, *, seen: int | None = None) -> None:
+        """Do what a decision says.
+
+        Args:
+            decision: what to do.
+            killed: the last thing that is done.
+            seen: the version of the job that was decided about; None: the present one.
+        """
+        stale = seen is not None and seen != self.version
         for manifest in decision.create:
             if not self._create(manifest):
                 return
         if killed >= Killed.STATUS and decision.status is not None:
+            if stale:
+                return
+            self.version += 1
             progress = (self.job.get("status") or {}).get("progress")
             self.job["status"] = decision.status | ({"progress": progress} if progress else {})
         if killed >= Killed.DELETE:
@@ -86,7 +100,7 @@ class Cluster:
                 for kept in self.existing:
                     if kept.child.uid == deletion.uid:
                         kept.child = replace(kept.child, deleting=True)
-            self.gone = self.gone or decision.delete_job
+            self.gone = self.gone or (decision.delete_job and not stale)
 
     def settle(self) -> None:
         """Look until the operator rests; time stands still."""

@@ -6,19 +6,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from kinema_api.exits import Exit, Termination
 from kinema_api.names import Stage
 from kinema_api.status import AttemptState, JobStatus, Phase
+from kinema_operator.observed import Decision
 from kinema_operator.status import parse_time, timestamp
 
 from tests.unit.decide.cluster import Cluster, Kept, Killed
-from tests.unit.decide.story import KEYS, job, pod
+from tests.unit.decide.story import KEYS, POOLS, job, pod
 
 pytestmark = pytest.mark.unit
 
@@ -29,8 +31,15 @@ FINAL = [code for code in Exit if code is not Exit.OK and not code.retryable]
 PICK = st.integers(min_value=0, max_value=100)
 
 
+def lives(machine: AnyLife) -> bool:
+    return any(not kept.child.finished for kept in machine.cluster.existing)
+
+
 class AnyLife(RuleBasedStateMachine):
     """A job, a cluster that does what it likes, and an operator that is killed at any moment."""
+
+    reached: ClassVar[set[str]] = set()
+    """What came about in any of the lives, so that none of them is lived in vain."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,16 +47,36 @@ class AnyLife(RuleBasedStateMachine):
         self.cluster = Cluster(job=job(stages=STAGES, policy=policy))
         self.last: JobStatus = self.cluster.status
         self.retries = 0
+        self.thought: tuple[Decision, int] | None = None
 
     # -- the operator ------------------------------------------------------------------------------------------------
 
     @rule(killed=st.sampled_from(Killed))
     def look(self, killed: Killed) -> None:
+        self.thought = None
         self.cluster.look(killed)
         self._check()
 
     @rule()
+    def think(self) -> None:
+        """The operator decides; before it does what it decided the world may change."""
+        self.thought = self.cluster.ask(), self.cluster.version
+
+    @precondition(lambda self: self.thought is not None)
+    @rule(killed=st.sampled_from(Killed))
+    def act(self, killed: Killed) -> None:
+        assert self.thought is not None
+        decision, seen = self.thought
+        self.thought = None
+        if not self.cluster.gone:
+            if seen != self.cluster.version and decision.status is not None:
+                self.reached.add("acted on what was out of date")
+            self.cluster.carry_out(decision, killed, seen=seen)
+        self._check()
+
+    @rule()
     def rest(self) -> None:
+        self.thought = None
         self.cluster.settle()
         self._check()
         if self.cluster.gone:
@@ -61,6 +90,7 @@ class AnyLife(RuleBasedStateMachine):
 
     @rule()
     def do_everything_twice(self) -> None:
+        self.thought = None
         decision = self.cluster.ask()
         if self.cluster.gone:
             return
@@ -72,42 +102,55 @@ class AnyLife(RuleBasedStateMachine):
 
     # -- the cluster -------------------------------------------------------------------------------------------------
 
+    @precondition(lives)
     @rule(pick=PICK)
     def child_runs(self, pick: int) -> None:
         for kept in self._pick(pick, finished=False):
             if not kept.child.deleting:
                 kept.child = replace(kept.child, running=True, waiting="")
 
+    @precondition(lives)
     @rule(pick=PICK)
     def child_waits(self, pick: int) -> None:
         for kept in self._pick(pick, finished=False):
             kept.child = replace(kept.child, running=False, waiting="a: no room")
 
+    @precondition(lives)
     @rule(pick=PICK, straggler=st.booleans())
     def child_succeeds(self, pick: int, straggler: bool) -> None:
         for kept in self._pick(pick, finished=False):
             self._succeed(kept, straggler=straggler)
 
-    @rule(pick=PICK, code=st.sampled_from(RETRYABLE) | st.sampled_from(FINAL), straggler=st.booleans())
+    @precondition(lives)
+    @rule(pick=PICK, code=st.sampled_from(RETRYABLE), straggler=st.booleans())
     def child_fails(self, pick: int, code: Exit, straggler: bool) -> None:
         for kept in self._pick(pick, finished=False):
             self.cluster.end(kept, pod=pod(code=code, message="broken"), succeeded=False, lives=straggler)
 
+    @precondition(lives)
+    @rule(pick=PICK, code=st.sampled_from(FINAL))
+    def child_fails_for_good(self, pick: int, code: Exit) -> None:
+        self.child_fails(pick, code, straggler=False)
+
+    @precondition(lambda self: any(k.lives and (k.child.finished or not k.exists) for k in self.cluster.kept))
     @rule(pick=PICK)
     def pods_end(self, pick: int) -> None:
         for kept in [k for k in self.cluster.kept if k.lives and (k.child.finished or not k.exists)][: pick % 3]:
             kept.lives = False
 
+    @precondition(lambda self: any(kept.child.deleting for kept in self.cluster.existing))
     @rule(pick=PICK)
     def deletion_ends(self, pick: int) -> None:
         for kept in [k for k in self.cluster.existing if k.child.deleting][: pick % 3]:
             self.cluster.vanish(kept, pods_too=True)
 
+    @precondition(lambda self: self.cluster.existing)
     @rule(pick=PICK, pods_too=st.booleans())
     def child_is_deleted_by_hand(self, pick: int, pods_too: bool) -> None:
         for kept in self._pick(pick):
             self.cluster.vanish(kept, pods_too=pods_too)
 
+    @precondition(lives)
     @rule(pick=PICK)
     def child_is_replaced_by_hand(self, pick: int) -> None:
         for kept in self._pick(pick, finished=False):
@@ -117,6 +160,7 @@ class AnyLife(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.cluster.wait(seconds)
 
+    @precondition(lives)
     @rule(age=st.sampled_from([0, 100, 1000]), log=st.sampled_from([None, 0, 1000]), pick=PICK)
     def progress_is_pushed(self, age: float, log: float | None, pick: int) -> None:
         for kept in self._pick(pick, finished=False):
@@ -125,8 +169,13 @@ class AnyLife(RuleBasedStateMachine):
                 "stage": kept.child.stage.value, "attempt": kept.child.attempt, "updatedAt": moment,
                 "metrics": {"seconds_productive": "20", "seconds_saved": "10", "seconds_data": "5"},
             }  # fmt: skip
+            self.cluster.version += 1
             last_log = None if log is None else self.cluster.now - timedelta(seconds=log)
             kept.child = replace(kept.child, last_log=last_log)
+
+    @rule(there=st.booleans())
+    def pool_comes_or_goes(self, there: bool) -> None:
+        self.cluster.pools = dict(POOLS) if there else {}
 
     # -- the user ----------------------------------------------------------------------------------------------------
 
@@ -136,7 +185,7 @@ class AnyLife(RuleBasedStateMachine):
 
     @rule(pick=PICK)
     def cancel(self, pick: int) -> None:
-        if pick < 15:
+        if pick < 5:
             self._edit(cancel=True)
 
     @rule(seconds=st.sampled_from([None, 300, 3000]))
@@ -157,6 +206,18 @@ class AnyLife(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([None, 0, 400]))
     def set_time_to_live(self, seconds: int | None) -> None:
         self._edit(ttlSecondsAfterFinished=seconds)
+
+    @rule(steps=st.sampled_from([100, 200]), timeout=st.sampled_from([300, 900]), nodes=st.sampled_from([1, 2]))
+    def edit_the_spec(self, steps: int, timeout: int, nodes: int) -> None:
+        train = {**STAGES["train"], "steps": steps, "timeoutSeconds": timeout, "nodes": nodes}
+        self.cluster.job["spec"]["stages"] = {"train": train}
+        self._edit()
+
+    @rule(on=st.sampled_from([False, False, False, True]))
+    def write_what_only_a_newer_operator_knows(self, on: bool) -> None:
+        self.cluster.job["spec"]["defaults"].pop("novelty", None)
+        self.cluster.job["spec"]["defaults"].update({"novelty": 1} if on else {})
+        self._edit()
 
     # -- what holds --------------------------------------------------------------------------------------------------
 
@@ -185,6 +246,8 @@ class AnyLife(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """When the environment stops interfering, the job ends."""
+        self.cluster.pools = dict(POOLS)
+        self.write_what_only_a_newer_operator_knows(on=False)
         self._edit(suspend=False)
         for _ in range(400):
             self.cluster.settle()
@@ -203,14 +266,27 @@ class AnyLife(RuleBasedStateMachine):
     # -- helpers -----------------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        """A terminal state is left only by a retry that was asked for, a cancelled one never."""
-        now = self.cluster.status
-        if self.last.phase is Phase.CANCELLED:
+        """A terminal state is left only by a retry that was asked for, a cancelled one never; what runs is frozen."""
+        before, now = self.last, self.cluster.status
+        if before.phase is Phase.CANCELLED:
             assert now.phase is Phase.CANCELLED
-        elif self.last.phase.terminal and now.phase is not self.last.phase:
-            assert now.retry > self.last.retry
+        if before.phase.terminal and (now.phase.terminal or now.retry == before.retry):
+            assert now.model_copy(update=self._seen(before)) == before
         assert now.retry <= self.retries
+        self.reached.update({now.phase} | ({"gone"} if self.cluster.gone else set()))
+        if before.phase.terminal and now.retry > before.retry:
+            self.reached.add("refused to leave an end" if now.phase.terminal else "left an end")
+        if before.resolved is not None:
+            assert now.resolved is not None
+            assert now.resolved.model_copy(update={"keys": {}, "pins": {}}) == before.resolved.model_copy(
+                update={"keys": {}, "pins": {}}
+            )
         self.last = now
+
+    @staticmethod
+    def _seen(status: JobStatus) -> dict[str, object]:
+        """All that an ended job may still be told: that a generation, and a retry that makes no sense, was seen."""
+        return {name: getattr(status, name) for name in ("observed_generation", "retry", "conditions")}
 
     def _pick(self, pick: int, *, finished: bool | None = None) -> Iterator[Kept]:
         fitting = [k for k in self.cluster.existing if finished in (None, k.child.finished)]
@@ -227,13 +303,25 @@ class AnyLife(RuleBasedStateMachine):
         held.update(policy)
         self.cluster.job["spec"]["policy"] = {key: value for key, value in held.items() if value is not None}
         self.cluster.job["metadata"]["generation"] += 1
+        self.cluster.version += 1
 
 
-AnyLife.TestCase.settings = settings(
+LIVES = settings(
     max_examples=60,
     stateful_step_count=60,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-TestAnyLife = AnyLife.TestCase
+
+
+def test_every_promise_holds_in_any_life() -> None:
+    AnyLife.reached.clear()
+    run_state_machine_as_test(AnyLife, settings=LIVES)
+    assert AnyLife.reached >= {
+        *Phase,
+        "acted on what was out of date",
+        "left an end",
+        "refused to leave an end",
+        "gone",
+    }
