@@ -16,6 +16,8 @@ PYTEST := $(PY) -m pytest
 export PATH := $(BIN):$(PATH)
 export PYTHONPATH := tools
 
+PURE_TESTS := tests/unit/decide tests/unit/api/test_plan.py tests/unit/api/test_refusals.py
+
 # Only folders that are there: each is checked as soon as it exists.
 SOURCES := $(wildcard crds operator trainer tools images tests bench)
 
@@ -77,6 +79,16 @@ cluster-down: setup ## Stop the local Kubernetes and leave nothing of it behind
 test-unit: setup ## Unit tests, under three minutes
 	$(PYTEST) -n 2 tests/unit
 
+.PHONY: test-coverage
+test-coverage: export COVERAGE_FILE := $(KINEMA_CACHE)/coverage
+test-coverage: setup ## Tests of `plan` and `decide` alone must take every branch of them
+	coverage run -m pytest -q $(PURE_TESTS) --deselect tests/unit/decide/test_stateful.py
+	coverage report
+
+.PHONY: test-mutation
+test-mutation: setup ## Tests of `plan` and `decide` must see 90 % of all small changes to them; prints the others
+	$(PY) tools/mutation.py
+
 .PHONY: test-chart
 test-chart: setup ## What the chart renders and refuses
 	$(PYTEST) tests/chart
@@ -94,10 +106,10 @@ test-cluster: setup ## Against the full local cluster, with real containers
 	$(PYTEST) -m "not slow" tests/cluster
 
 .PHONY: test
-test: lint test-unit test-chart test-local test-controlplane test-cluster ## All that must pass before a change lands
+test: lint test-unit test-coverage test-chart test-local test-controlplane test-cluster ## All that must pass before a change lands
 
 .PHONY: test-all
-test-all: test ## `test`, and the slow tests too
+test-all: test test-mutation ## `test`, and the slow tests too
 	$(PYTEST) -m slow tests
 
 ##@ Benchmarks

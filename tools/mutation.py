@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mutation testing of `plan` and `decide`: changes their code in small ways, and counts the changes that no test sees.
 
-`python tools/mutation.py` does it for all modules that `[tool.mutmut]` in pyproject.toml names, `python
+`python tools/mutation.py` does it for all modules that `[tool.coverage.run]` in pyproject.toml names, `python
 tools/mutation.py walk usage` for these. Prints every survivor, and fails when tests see less than 90 % of the changes.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -40,9 +39,8 @@ def lay_out(chosen: list[str]) -> None:
         else:
             shutil.copy(ROOT / source, WORK / target)
     settings = WORK / "pyproject.toml"
-    others = "|".join(re.escape(path_of(module)) for module in modules() if module not in chosen)
-    text = settings.read_text()
-    settings.write_text(re.sub(rf'^ +"({others})",\n', "", text, flags=re.MULTILINE) if others else text)
+    only = f"only_mutate = {json.dumps([path_of(module) for module in chosen])}"
+    settings.write_text(settings.read_text().replace("[tool.mutmut]\n", f"[tool.mutmut]\n{only}\n"))
 
 
 def path_of(module: str) -> str:
@@ -52,8 +50,8 @@ def path_of(module: str) -> str:
 
 def modules() -> list[str]:
     """Dotted names of the modules that are changed."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
-    return [path.removeprefix("src/").removesuffix(".py").replace("/", ".") for path in settings["only_mutate"]]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["coverage"]["run"]
+    return [".".join(Path(path).with_suffix("").parts[1:]) for path in settings["include"]]
 
 
 def verdicts(module: str) -> dict[str, int | None]:
