@@ -75,10 +75,11 @@ def _prepare(context: Context) -> artifact.Manifest:
         logger.warning("%s is set aside: %s", entry.video, entry.message, extra={logs.FIELDS: {"cause": entry.reason}})
     clips.write(context.workspace, context.folder, clips=found, quarantined=quarantined)
     if not found:
+        listed = context.workspace.uri(f"{context.folder}/{clips.QUARANTINE}")
         raise StageError(
             Exit.DATA,
             f"none of the {len(listing.items)} videos of the dataset gave a clip: {summary(quarantined)};"
-            f" all reasons are in {context.workspace.uri(f'{context.folder}/{clips.QUARANTINE}')}",
+            f" mend or replace them; all reasons are in {listed}",
         )
     context.workspace.delete(f"{context.folder}/parts")
     return artifact.publish(
