@@ -25,6 +25,7 @@ from kinema_operator.metrics import Metrics
 from kinema_operator.observe import RESOURCE_OF, observe
 from kinema_operator.observed import ChildKind, Event, EventType, Raw
 from kinema_operator.queue import Queue
+from kinema_operator.rush import Rush
 from kinema_operator.settings import Settings
 from kinema_operator.sighting import Sighting
 from kinema_operator.store import Store, owner_uid
@@ -34,13 +35,12 @@ log = logging.getLogger(__name__)
 SETTLE = 0.1
 """Seconds from a change of ours to the look that finds nothing more to do; bounds the rate of a decision that
 contradicts itself."""
+STARTED = 1.0
+"""The same after a child was created, whose own events come sooner: other jobs may wait for their first."""
 LIMIT = 120.0
 """Seconds that one look may take; each request has a shorter limit of its own."""
 STUCK = 2 * LIMIT
 """A worker that has been at one job for so long is stuck."""
-REPORTS = 2
-"""Statuses and Events that are written side by side. A status takes the API server longer than a child: where many jobs
-come at once, the pods of the last would wait for the statuses of all others."""
 DRAIN = 10.0
 """Seconds that a look under way is given to end when the operator stops."""
 
@@ -75,7 +75,7 @@ class Controller:
         """Jobs that are older than this process's lead."""
         self._busy: dict[int, float] = {}
         """Since when each busy worker is at its job."""
-        self._reports = asyncio.Semaphore(REPORTS)
+        self._rush = Rush()
         self._stopping = False
         self._workers: list[asyncio.Task[None]] = []
         self.server_ca = ""
@@ -201,7 +201,7 @@ class Controller:
         decision = decide(job, observed, platform, now)
         memory.doubt = True
         try:
-            done = await execute(job=job, decision=decision, kube=self._kube, store=self._store, after=self._reports)
+            done = await execute(job=job, decision=decision, kube=self._kube, store=self._store, rush=self._rush)
         except NameTakenError as taken:
             memory.taken[taken.name] = taken.kind
             raise
@@ -219,7 +219,7 @@ class Controller:
         if done.written is not None:
             self._metrics.ended(before=job.get("status") or {}, after=done.written.get("status") or {})
         if done.changed:
-            self._queue.add_after(uid, SETTLE)
+            self._queue.add_after(uid, STARTED if done.created else SETTLE)
         for seconds in (decision.requeue_after, view.look_again):
             if seconds is not None:
                 self._queue.add_after(uid, seconds)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -31,6 +31,7 @@ from kinema_kube.resources import EVENTS, VIDEO_TRAINING_JOBS
 from kinema_operator.observe import RESOURCE_OF
 from kinema_operator.observed import ChildKind, Decision, Deletion, Event, EventType, Raw
 from kinema_operator.patch import merge_patch
+from kinema_operator.rush import Rush
 from kinema_operator.status import shorten
 from kinema_operator.store import Store, owner_uid
 
@@ -83,8 +84,15 @@ class Done:
         return self.created > 0 or self.written is not None
 
 
-async def execute(*, job: Raw, decision: Decision, kube: Kube, store: Store) -> Done:
+async def execute(*, job: Raw, decision: Decision, kube: Kube, store: Store, rush: Rush | None = None) -> Done:
     """Carry out a decision about a job; what is written goes into the store at once.
+
+    Args:
+        job: the job that was decided about.
+        decision: what to do.
+        kube: the API server.
+        store: what is known of it.
+        rush: what is known of other jobs' children, which go before statuses and news; nothing when left out.
 
     Raises:
         JobGoneError: nothing was left to do.
@@ -93,20 +101,49 @@ async def execute(*, job: Raw, decision: Decision, kube: Kube, store: Store) -> 
         RefusedError: the API server does not want a child.
         KubeError: the API server failed.
     """
+    rush = rush or Rush()
+    created: dict[str, str] = {}
     for body in decision.create:
-        await _create(job, body, kube, store)
+        created[body["metadata"]["name"]] = await _create(job, body, kube, store)
+        rush.created()
     written = None
     if decision.status is not None:
-        written = await _write(job, decision.status, decision.progress, kube, store)
+        status = _named(decision.status, created)
+        async with rush.over():
+            written = await _write(job, status, decision.progress, kube, store)
     for deletion in decision.delete:
         await _delete(job, deletion, kube)
-    await tell(job=job, events=decision.events, kube=kube)
+    if decision.events:
+        async with rush.over():
+            await tell(job=job, events=decision.events, kube=kube)
     if decision.delete_job:
         await _delete_job(job, kube, store)
     return Done(created=len(decision.create), written=written)
 
 
-async def _create(job: Raw, body: Raw, kube: Kube, store: Store) -> None:
+def _named(status: Raw, created: Mapping[str, str]) -> Raw:
+    """The status with the uids of the children that were created for it, which would else take another write.
+
+    Args:
+        status: as it was decided, before the children were there.
+        created: uids of children by name.
+    """
+
+    def named(attempt: Raw) -> Raw:
+        uid = created.get(attempt["child"])
+        return attempt | {"uid": uid} if uid and not attempt.get("uid") else attempt
+
+    if not created or "stages" not in status:
+        return status
+    stages = [
+        {**stage, "attempts": [named(attempt) for attempt in stage["attempts"]]} if "attempts" in stage else stage
+        for stage in status["stages"]
+    ]
+    return {**status, "stages": stages}
+
+
+async def _create(job: Raw, body: Raw, kube: Kube, store: Store) -> str:
+    """Create a child, or find it created already; its uid."""
     kind = ChildKind(body["kind"])
     resource = RESOURCE_OF[kind]
     name, namespace = body["metadata"]["name"], body["metadata"]["namespace"]
@@ -135,6 +172,7 @@ async def _create(job: Raw, body: Raw, kube: Kube, store: Store) -> None:
             raise
         raise RefusedError(kind, name, error.message) from error
     store.put(resource, child)
+    return str(child["metadata"]["uid"])
 
 
 def _namespace_ends(error: KubeError) -> bool:

@@ -218,3 +218,13 @@ OBJECTS = st.dictionaries(st.sampled_from("abcd"), VALUES, max_size=4)
 @given(before=OBJECTS, after=OBJECTS)
 def test_a_merge_patch_leads_from_any_state_to_any_other(before: Raw, after: Raw) -> None:
     assert merged(before, merge_patch(before, after)) == after
+
+
+def test_the_uid_of_a_new_child_goes_into_the_status_that_tells_of_it() -> None:
+    world = World()
+    attempts = [{"number": 1, "child": "wan-check-1", "state": "Running"}]
+    told = {"phase": "Running", "stages": [{"name": "check", "attempts": attempts}, {"name": "prepare"}]}
+    world.execute(create=(child(),), status=told)
+    assert world.status["stages"][0]["attempts"][0]["uid"] == "c-1"
+    assert world.status["stages"][1] == {"name": "prepare"}
+    assert "uid" not in attempts[0]
