@@ -17,6 +17,8 @@ DNS_SERVICE = "10.96.0.10"
 POD_CIDR = "10.244.0.0/16"
 NODE = "kinema"
 DOMAIN = "cluster.local"
+CONTROLLERS: list[str] = []
+"""Further flags of kube-controller-manager."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def controller_manager(plane: Plane) -> list[str]:
         "flex-volume-plugin-dir": plane.layout.root / "volume-plugins",
         "service-cluster-ip-range": SERVICE_CIDR,
     }
-    return [str(KUBERNETES.binary("kube-controller-manager")), *_flags(flags)]
+    return [str(KUBERNETES.binary("kube-controller-manager")), *_flags(flags), *CONTROLLERS]
 
 
 def scheduler(plane: Plane) -> list[str]:
