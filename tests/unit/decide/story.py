@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -50,6 +50,20 @@ def job(**spec: Any) -> Raw:
     made = deepcopy(JOB)
     made["spec"].update(deepcopy(spec))
     return made
+
+
+def begun(job: Raw, stage: Stage, *, pools: Mapping[str, PoolSpec] = POOLS, platform: Platform = PLATFORM) -> Raw:
+    """The status of a job that has come to a stage."""
+    resolved = freeze(spec=JobSpec.model_validate(job["spec"]), pools=pools, images=platform.images)
+    stages = pipeline(Stages.stored(resolved.stages))
+    status = JobStatus(
+        phase=Phase.RUNNING,
+        stage=stage,
+        started_at=timestamp(START),
+        stages=[StageStatus(name=name, state=StageState.SUCCEEDED) for name in stages[: stages.index(stage)]],
+        resolved=resolved.model_copy(update={"keys": KEYS}),
+    )
+    return status.wire()
 
 
 def born(manifest: Raw, *, uid: str, now: datetime) -> Child:
@@ -173,18 +187,7 @@ class Story:
 
     def start(self, stage: Stage) -> JobStatus:
         """Begin with a stage: those before it are done, by children that are long gone."""
-        spec = JobSpec.model_validate(self.job["spec"])
-        resolved = freeze(spec=spec, pools=self.pools, images=self.platform.images)
-        stages = pipeline(Stages.stored(resolved.stages))
-        done = [StageStatus(name=name, state=StageState.SUCCEEDED) for name in stages[: stages.index(stage)]]
-        status = JobStatus(
-            phase=Phase.RUNNING,
-            stage=stage,
-            started_at=timestamp(self.now),
-            stages=done,
-            resolved=resolved.model_copy(update={"keys": KEYS}),
-        )
-        self.job["status"] = status.wire()
+        self.job["status"] = begun(self.job, stage, pools=self.pools, platform=self.platform)
         return self.settle()
 
     def reach(self, stage: Stage, *, existing: Iterable[str] = ()) -> JobStatus:

@@ -11,7 +11,14 @@ from typing import ClassVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from kinema_api.exits import Exit, Termination
 from kinema_api.names import Stage
@@ -20,15 +27,22 @@ from kinema_operator.observed import Decision
 from kinema_operator.status import parse_time, timestamp
 
 from tests.unit.decide.cluster import Cluster, Kept, Killed
-from tests.unit.decide.story import KEYS, POOLS, job, pod
+from tests.unit.decide.story import KEYS, POOLS, begun, job, pod
 
 pytestmark = pytest.mark.unit
 
 LIMIT = 2
-STAGES = {"train": {"timeoutSeconds": 900, "stallSeconds": 60}}
+STAGES = {"train": {"timeoutSeconds": 200, "stallSeconds": 60}, "sample": {"timeoutSeconds": 100}}
 RETRYABLE = [code for code in Exit if code.retryable]
 FINAL = [code for code in Exit if code is not Exit.OK and not code.retryable]
 PICK = st.integers(min_value=0, max_value=100)
+
+
+REACHED = {
+    *(phase for phase in Phase if phase is not Phase.PENDING),
+    *("ChildDeleted", "DeadlineExceeded", "SuspendRequested", "Stalled", "Timeout"),
+    *("acted on what was out of date", "gone", "left an end", "refused to leave an end", "waited for pods"),
+}
 
 
 def lives(machine: AnyLife) -> bool:
@@ -48,6 +62,12 @@ class AnyLife(RuleBasedStateMachine):
         self.last: JobStatus = self.cluster.status
         self.retries = 0
         self.thought: tuple[Decision, int] | None = None
+
+    @initialize(stage=st.sampled_from([None, Stage.TRAIN, Stage.SAMPLE]))
+    def begin(self, stage: Stage | None) -> None:
+        if stage is not None:
+            self.cluster.job["status"] = begun(self.cluster.job, stage)
+            self.last = self.cluster.status
 
     # -- the operator ------------------------------------------------------------------------------------------------
 
@@ -73,6 +93,15 @@ class AnyLife(RuleBasedStateMachine):
                 self.reached.add("acted on what was out of date")
             self.cluster.carry_out(decision, killed, seen=seen)
         self._check()
+
+    @rule(times=st.integers(min_value=1, max_value=3))
+    def minutes_pass(self, times: int) -> None:
+        """Long enough for every wait before another attempt."""
+        self.thought = None
+        for _ in range(times):
+            self.cluster.wait(60)
+            self.cluster.settle()
+            self._check()
 
     @rule()
     def rest(self) -> None:
@@ -188,7 +217,7 @@ class AnyLife(RuleBasedStateMachine):
         if pick < 5:
             self._edit(cancel=True)
 
-    @rule(seconds=st.sampled_from([None, 300, 3000]))
+    @rule(seconds=st.sampled_from([None, 60, 600]))
     def set_deadline(self, seconds: int | None) -> None:
         self._edit(deadlineSeconds=seconds)
 
@@ -274,6 +303,9 @@ class AnyLife(RuleBasedStateMachine):
             assert now.model_copy(update=self._seen(before)) == before
         assert now.retry <= self.retries
         self.reached.update({now.phase} | ({"gone"} if self.cluster.gone else set()))
+        self.reached.update(attempt.reason for stage in now.stages for attempt in stage.attempts)
+        if "pods of an earlier attempt" in now.message:
+            self.reached.add("waited for pods")
         if before.phase.terminal and now.retry > before.retry:
             self.reached.add("refused to leave an end" if now.phase.terminal else "left an end")
         if before.resolved is not None:
@@ -307,7 +339,7 @@ class AnyLife(RuleBasedStateMachine):
 
 
 LIVES = settings(
-    max_examples=60,
+    max_examples=100,
     stateful_step_count=60,
     deadline=None,
     derandomize=True,
@@ -318,10 +350,4 @@ LIVES = settings(
 def test_every_promise_holds_in_any_life() -> None:
     AnyLife.reached.clear()
     run_state_machine_as_test(AnyLife, settings=LIVES)
-    assert AnyLife.reached >= {
-        *Phase,
-        "acted on what was out of date",
-        "left an end",
-        "refused to leave an end",
-        "gone",
-    }
+    assert AnyLife.reached >= REACHED
