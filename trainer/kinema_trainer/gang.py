@@ -14,12 +14,20 @@ QUIET_SECONDS = 5.0
 """Signs of life come each second: one who gave none for so long, while others did, is the cause of a stall."""
 SLACK_SECONDS = 2.0
 """How much longer than its limit the stage waits, so that processes that can speak do so first."""
+SHARE = 0.6
+"""Of the limit, after which a stage that is one of several nodes does not wait any longer: those that hang on the other
+nodes must not speak first, since the end of one node ends all, and only this one knows who is frozen."""
 
 
 @dataclass(slots=True)
 class Roll:
-    """When each process was last heard of, by the clock of who listens."""
+    """When each process was last heard of, by the clock of who listens.
 
+    Args:
+        alone: no other node has processes of the run.
+    """
+
+    alone: bool = True
     _last: dict[int, tuple[Beat, float]] = field(default_factory=dict)
 
     def hear(self, beats: Mapping[int, Beat], *, now: float) -> None:
@@ -38,15 +46,16 @@ class Roll:
 
     def overdue(self, *, now: float) -> dict[int, float]:
         """Those of them that were quiet for longer than their own limit."""
-        limits = {rank: beat.limit + SLACK_SECONDS for rank, (beat, _) in self._last.items()}
-        return {rank: seconds for rank, seconds in self.quiet(now=now).items() if seconds > limits[rank]}
+        slack = SLACK_SECONDS if self.alone else 0.0
+        return {rank: seconds for rank, seconds in self.quiet(now=now).items() if seconds > self.limit([rank]) + slack}
 
     def limit(self, ranks: Iterable[int]) -> float:
-        """The shortest limit that these processes last named.
+        """The shortest time that these processes may be quiet, by the limit that each last named.
 
         One that is frozen in a save has a longer one than the peers that wait for it.
         """
-        return min(self._last[rank][0].limit for rank in ranks if rank in self._last)
+        share = 1.0 if self.alone else SHARE
+        return share * min(self._last[rank][0].limit for rank in ranks if rank in self._last)
 
     def first(self) -> Beat | None:
         """The newest sign of life of the lowest rank."""

@@ -162,7 +162,15 @@ def run(
         )
         assert child.stderr is not None
         errors = Copied(child.stderr)
-        watch = Watch(child=child, inbox=inbox, interrupted=interrupted, on_step=on_step, on_beat=on_beat, keep=keep)
+        watch = Watch(
+            child=child,
+            inbox=inbox,
+            interrupted=interrupted,
+            on_step=on_step,
+            on_beat=on_beat,
+            keep=keep,
+            roll=gang.Roll(alone=place.nodes == 1),
+        )
         try:
             watch.follow()
         finally:
@@ -227,8 +235,8 @@ class Watch:
     on_step: Callable[[Step], None]
     on_beat: Callable[[Beat], None]
     keep: Callable[[int, str], str | None]
+    roll: gang.Roll
     stalled: WorkerError | None = None
-    _roll: gang.Roll = field(default_factory=gang.Roll)
     _awake: Awake = field(default_factory=Awake)
     _told: set[int] = field(default_factory=set)
 
@@ -260,8 +268,8 @@ class Watch:
                 _signal(pid, signal.SIGKILL)
 
     def _hear(self, now: float) -> None:
-        self._roll.hear(self.inbox.beats(), now=now)
-        first = self._roll.first()
+        self.roll.hear(self.inbox.beats(), now=now)
+        first = self.roll.first()
         if first is not None:
             self.on_beat(first)
 
@@ -273,7 +281,7 @@ class Watch:
                 _signal(pid, signal.SIGTERM)
 
     def _hung(self, now: float) -> bool:
-        return bool(self._living(self._roll.overdue(now=now))) or bool(self._stalled_peers())
+        return bool(self._living(self.roll.overdue(now=now))) or bool(self._stalled_peers())
 
     def _stalled_peers(self) -> dict[int, Failure]:
         return {rank: found for rank, found in self.inbox.failures().items() if found.code == Exit.STALLED}
@@ -286,12 +294,12 @@ class Watch:
         """Name the cause if there was a hang: whoever is frozen, else whoever found itself hung first."""
         if not self._hung(self._awake.now()):
             return
-        frozen = self._living(self._roll.quiet(now=self._awake.now()))
+        frozen = self._living(self.roll.quiet(now=self._awake.now()))
         last = time.monotonic() + LAST_WORDS_SECONDS
         while time.monotonic() < last and not set(self.inbox.pids()) <= set(self._stalled_peers()) | set(frozen):
             self._hear(self._awake.now())
             time.sleep(POLL_SECONDS)
-        frozen = self._living(self._roll.quiet(now=self._awake.now()))
+        frozen = self._living(self.roll.quiet(now=self._awake.now()))
         peers = self._stalled_peers()
         if not frozen:
             # The failure that came first says it all.
@@ -299,7 +307,7 @@ class Watch:
         pids = self.inbox.pids()
         states = {rank: stacks.state(pids[rank]) for rank in frozen}
         kept = [self.keep(rank, stacks.foreign(pids[rank])) for rank in sorted(frozen)]
-        limit = self._roll.limit([*frozen, *peers])
+        limit = self.roll.limit([*frozen, *peers])
         self.stalled = WorkerError(
             Exit.STALLED,
             gang.sentence(frozen, limit=limit, states=states, stalled=peers),

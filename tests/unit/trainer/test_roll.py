@@ -36,6 +36,14 @@ def test_a_slow_start_is_allowed_its_own_limit() -> None:
     assert roll.overdue(now=1803) == {0: 1803}
 
 
+def test_a_frozen_process_is_overdue_before_its_peers_on_other_nodes_find_themselves_hung() -> None:
+    roll = Roll(alone=False)
+    for now in range(20):
+        roll.hear({0: beat(now, limit=20), 1: beat(0, limit=20)}, now=now)
+        assert (1 in roll.overdue(now=now)) == (now > 12)
+    assert roll.limit([1]) == 12
+
+
 def test_the_sentence_names_the_cause_and_who_waited() -> None:
     peer = Failure(rank=0, code=71, message="rank 0 did not move", at=0)
     assert sentence({1: 12.3}, limit=10, states={1: "T"}, stalled={0: peer}) == (
