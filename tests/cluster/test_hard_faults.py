@@ -32,14 +32,14 @@ from tests.cluster.node import fill, kill, local, small_volume, training_process
 from tests.cluster.outcome import Clock, Table, about, gone, judge
 from tests.cluster.witness import Witness
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS, INTERVAL, MIDDLE = 60, 10, 15
 API_AWAY = 120.0
 """Seconds without an API server."""
-LONG = 240
-"""Steps of a job that ends in that time."""
-STALL = 15
+LONG = 120
+"""Steps of a job that trains through much of that time."""
+STALL = 20
 """Seconds without a step that are taken for a hang."""
 SAME_LOSS = 0.01
 """Relative: another number of processes adds up in another order, and other data or noise would change far more."""
@@ -103,12 +103,12 @@ class Cluster:
         self.wait_for_step(job, step)
         return found
 
-    def wait_for_step(self, job: Job, step: int, *, seconds: float = 180) -> None:
+    def wait_for_step(self, job: Job, step: int, *, seconds: float = 300) -> None:
         """Wait until the log of training has come to a step."""
         folder = self.folder(job)
         until(f"{job.name} is at step {step}", lambda: logged(folder) >= step, seconds=seconds)
 
-    def failed(self, job: Job, *, attempt: int = 1, seconds: float = 120) -> Attempt:
+    def failed(self, job: Job, *, attempt: int = 1, seconds: float = 240) -> Attempt:
         """Wait until an attempt of train is told to have failed."""
 
         def answer() -> Attempt | None:
@@ -211,14 +211,14 @@ def test_the_api_server_is_away_for_two_minutes(calm: Cluster) -> None:
     clock = Clock()
     node.stop("kube-apiserver", grace=0)
     try:
-        until("training ends meanwhile", lambda: logged(folder) == LONG, seconds=API_AWAY)
+        until("training goes on", lambda: logged(folder) > MIDDLE + INTERVAL, seconds=API_AWAY)
         until("the time is over", lambda: time.monotonic() - clock.began >= API_AWAY, seconds=API_AWAY)
     finally:
         node.start("kube-apiserver")
         until("it answers", lambda: node.health().get("API server") == "ok", seconds=60)
     status = judge(job, calm.witness, steps=LONG)
     assert (status.restarts, calm.witness.diagnoses(job.uid)) == (0, [])
-    calm.done("API server away for 2 minutes; training ends meanwhile", job, clock)
+    calm.done("API server away for 2 minutes", job, clock)
 
 
 @pytest.fixture
