@@ -221,7 +221,8 @@ def _fill_devices(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) 
     assert name is not None
     pool = pools[name]
     devices = stages.train.devices_per_node or pool.devices_per_node
-    nodes = stages.train.nodes or 1
+    nodes = stages.train.nodes
+    assert nodes is not None
     if devices > pool.devices_per_node:
         raise PlanError(
             "NotEnoughDevices",
@@ -234,7 +235,7 @@ def _fill_devices(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) 
             f"spec.stages.train.nodes: {nodes}, but pool {name} has {pool.nodes}; ask for no more, or let the"
             " administrator raise nodes of the TrainingPool",
         )
-    train = stages.train.model_copy(update={"nodes": nodes, "devices_per_node": devices})
+    train = stages.train.model_copy(update={"devices_per_node": devices})
     return stages.model_copy(update={"train": train})
 
 
@@ -245,8 +246,9 @@ def _images(
     for stage in pipeline(stages):
         key = STAGE_IMAGE
         if stage not in CPU_STAGES:
-            pool = pools[pool_of(spec, stages, stage) or ""]
-            key = f"{model.family}/{pool.accelerator.value}"
+            name = pool_of(spec, stages, stage)
+            assert name is not None
+            key = f"{model.family}/{pools[name].accelerator.value}"
         if key not in images:
             raise PlanError(
                 "NoImage", f"stage {stage}: the operator was given no image for {key}; set images in the chart's values"

@@ -50,7 +50,7 @@ def timestamp(moment: datetime) -> str:
 
 def parse_time(text: str) -> datetime:
     """The moment that `timestamp` wrote."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return datetime.fromisoformat(text)
 
 
 def write_progress(progress: Progress) -> Raw:

@@ -93,7 +93,7 @@ def _await(draft: Draft, stage: Stage, attempt: Attempt, found: Child) -> None:
     if found.waiting:
         draft.look_again(WAIT_CHECK)
     draft.set_attempt(stage, attempt, message=draft.wait(found.waiting) if found.waiting else "")
-    if _overdue(draft, stage, attempt, found):
+    if _overdue(draft, stage, attempt):
         return
     settings = draft.stage_settings(stage)
     pushed = progress_of(attempt, stage, draft.progress)
@@ -107,12 +107,12 @@ def _await(draft: Draft, stage: Stage, attempt: Attempt, found: Child) -> None:
     )
     draft.movement = moves
     if moves.stalled:
-        closing.fail(draft, stage, attempt, closing.stalled(moves.message), found)
+        closing.fail(draft, stage, attempt, closing.stalled(moves.message), None)
     elif moves.look_again is not None:
         draft.look_again(moves.look_again)
 
 
-def _overdue(draft: Draft, stage: Stage, attempt: Attempt, found: Child) -> bool:
+def _overdue(draft: Draft, stage: Stage, attempt: Attempt) -> bool:
     """End the attempt when it has run for longer than its stage may."""
     limit = draft.stage_settings(stage).timeout_seconds
     if limit is None or attempt.running_at is None:
@@ -121,7 +121,7 @@ def _overdue(draft: Draft, stage: Stage, attempt: Attempt, found: Child) -> bool
     if left > 0:
         draft.look_again(left)
         return False
-    closing.fail(draft, stage, attempt, closing.overdue(limit), found)
+    closing.fail(draft, stage, attempt, closing.overdue(limit), None)
     return True
 
 

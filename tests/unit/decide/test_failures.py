@@ -196,6 +196,12 @@ def test_the_log_names_what_the_process_could_not(log: str, message: str, tail: 
     )
 
 
+@pytest.mark.parametrize(("log", "tail"), [("MemoryError: no", ""), ("", "MemoryError: no")])
+def test_what_must_begin_a_line_does_so_wherever_it_was_left(log: str, tail: str) -> None:
+    left = Termination(code=Exit.INTERNAL, message="broken", log_tail=tail)
+    assert classify(finished(replace(pod(code=1, termination=left), log_tail=log))).reason == "HostOutOfMemory"
+
+
 WAITS = {
     "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.": "ask for fewer nodes or devices",
     "0/3 nodes are available: 3 node(s) had untolerated taint {npu: }.": "TrainingPool's tolerations",

@@ -57,6 +57,7 @@ def test_a_fix_is_said_once() -> None:
     assert joined("it is full. ;", "free space") == "it is full; free space"
     assert joined("it is full; free space.", "free space") == "it is full; free space"
     assert joined("it is full.", "") == "it is full"
+    assert joined("it is X.", "free space") == "it is X; free space"
 
 
 def test_the_status_is_read_and_written_without_progress() -> None:

@@ -17,7 +17,7 @@ from kinema_api.names import Stage
 from kinema_api.pool import Accelerator, PoolSpec
 from kinema_operator.observed import PodEnd
 
-from tests.unit.decide.story import PLATFORM, START, job, pod
+from tests.unit.decide.story import PLATFORM, START, begun, job, pod
 from tests.unit.decide.transcript import Told
 
 pytestmark = pytest.mark.unit
@@ -46,6 +46,10 @@ def done(**left: Any) -> PodEnd:
     return pod(termination=Termination(code=0, **left))
 
 
+def began(end: PodEnd, seconds: float) -> PodEnd:
+    return replace(end, started_at=START + timedelta(seconds=seconds))
+
+
 def whole_on_accelerators() -> Told:
     told = gpu_told(stages={"features": {"workers": 3}})
     told.settle()
@@ -60,9 +64,9 @@ def whole_on_accelerators() -> Told:
     folder = f"{FOLDER_IN_POD}/artifacts/prepare/p1"
     told.succeed("wan-prepare-1", artifact=folder, message=f"4 clips in {folder}", counts={"clips": 4})
     told.wait(600)
-    began = replace(done(artifact="f", seconds={"starting": 30, "productive": 500}), started_at=told.now)
+    first = replace(done(artifact="f", seconds={"starting": 30, "productive": 500}), started_at=told.now)
     told.wait(540)
-    told.end("wan-features-1", began, replace(began, name="pod-1", started_at=None))
+    told.end("wan-features-1", first, replace(first, name="pod-1", started_at=None))
     told.settle()
     told.wait(20)
     told.succeed("wan-convert-1", reason="ArtifactExists", message="another job made it")
@@ -83,7 +87,7 @@ def whole_on_accelerators() -> Told:
 
 def artifacts_that_exist() -> Told:
     told = Told()
-    told.reach(Stage.TRAIN, existing=["convert", "features", "prepare", "train"])
+    told.reach(Stage.TRAIN, existing=["convert", "train"])
     return told
 
 
@@ -109,7 +113,9 @@ def failures_up_to_the_limit() -> Told:
     hung = Termination(
         code=71, message=f"no step; see {stacks}.", log_tail=f"cd {FOLDER_IN_POD}\nstep 4", stacks=stacks
     )
-    told.end("wan-train-2", pod(code=71, termination=hung), succeeded=False)
+    hung = hung.model_copy(update={"seconds": {"productive": 60, "data": 5}})
+    told.wait(90)
+    told.end("wan-train-2", began(pod(code=71, termination=hung), 100), succeeded=False)
     told.settle()
     told.wait(20)
     told.settle()
@@ -143,7 +149,9 @@ def nodes_that_fail() -> Told:
 def a_check_without_keys() -> Told:
     told = Told()
     told.settle()
-    told.end("wan-check-1", pod(code=0, termination=Termination(code=0, keys={"prepare": "p1"})))
+    told.wait(30)
+    some = Termination(code=0, keys={"prepare": "p1"}, seconds={"productive": 10})
+    told.end("wan-check-1", began(pod(termination=some), 10))
     told.settle()
     told.wait(10)
     told.settle()
@@ -187,7 +195,9 @@ def pods_that_do_not_end() -> Told:
 
 def a_straggler_and_a_cancel() -> Told:
     told = at(Stage.TRAIN)
-    told.end("wan-train-1", pod(code=137), pod(code=None, live=True, name="pod-1"), succeeded=False)
+    told.wait(60)
+    alive = pod(code=None, live=True, name="pod-1")
+    told.end("wan-train-1", began(pod(code=137), 20), began(alive, 25), succeeded=False)
     told.settle()
     told.edit(cancel=True)
     return told
@@ -276,6 +286,9 @@ def the_deadline() -> Told:
     told.fail("wan-train-3")
     told.wait(15)
     told.edit(deadlineSeconds=50)
+    told.edit(retry={"number": 2})
+    told.wait(50)
+    told.settle()
     return told
 
 
@@ -319,6 +332,29 @@ def a_stall() -> Told:
     told.wait(109)
     told.settle()
     told.wait(1)
+    told.settle()
+    return told
+
+
+def a_stall_by_the_limit_that_the_stage_found() -> Told:
+    told = at(Stage.TRAIN)
+    told.change("wan-train-1", running=True, last_log=START)
+    limit = {"stall_limit_seconds": "40"}
+    told.push(stage="train", attempt=1, metrics=limit, updatedAt="2026-01-01T00:00:00Z")
+    told.wait(79)
+    told.settle()
+    told.wait(1)
+    told.settle()
+    return told
+
+
+def stages_that_say_nothing() -> Told:
+    told = Told()
+    told.job["status"] = begun(told.job, Stage.EXPORT)
+    told.step()
+    told.end("wan-export-1", replace(pod(), termination=None))
+    told.settle()
+    told.end("wan-sample-1")
     told.settle()
     return told
 
@@ -495,6 +531,8 @@ STORIES: dict[str, Callable[[], Told]] = {
         a_right_that_the_operator_lacks,
         a_timeout,
         a_stall,
+        a_stall_by_the_limit_that_the_stage_found,
+        stages_that_say_nothing,
         progress_of_others,
         time_to_live,
         retried_from_check,

@@ -17,7 +17,7 @@ from tests.unit.decide.story import START, Story, born
 LEFT_OUT = ("resolved.model", "resolved.pools", "resolved.images", "resolved.stages", "progress")
 """Parts of the status that the plan's tests compare, or that the server writes."""
 NAMED_BY = {"conditions": "type", "stages": "name", "attempts": "number"}
-EMPTY: tuple[object, ...] = ("", 0, {}, [])
+EMPTY: tuple[object, ...] = ("", {}, [])
 
 
 def flat(value: Raw, path: str = "") -> Iterator[tuple[str, str]]:
