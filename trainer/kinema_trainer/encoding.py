@@ -8,9 +8,11 @@ import logging
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -83,24 +85,51 @@ class _Loaded:
     fault: str = ""
 
 
-def frames_of(clip: Clip, dataset: Dataset) -> torch.Tensor:
-    """The frames of a clip as the VAE takes them: [3, frames, height, width] in [-1, 1].
+class Reel:
+    """The frames of clips; of a dataset elsewhere, the copy of one video serves the clips that follow one another.
 
-    Raises:
-        VideoError: its frames cannot be decoded.
-        StageError: the video is not there at all, which says nothing about the clip.
+    Use it as a context manager: leaving removes the copy. One thread at a time.
+
+    Args:
+        dataset: where the videos lie.
     """
-    try:
-        with fetch(dataset, clip.video) as path:
-            path.open("rb").close()
-            pixels = np.ascontiguousarray(clip.decode(path))
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        raise StageError(
-            Exit.STORAGE,
-            f"{dataset.uri}: {clip.video}: {error.strerror}; it was there when the clips were listed: put it back,"
-            " or start a new job",
-        ) from error
-    return torch.from_numpy(pixels).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._video: str | None = None
+        self._path = Path()
+        self._copy = ExitStack()
+
+    def __enter__(self) -> Reel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._copy.close()
+
+    def frames(self, clip: Clip) -> torch.Tensor:
+        """The frames of a clip as the VAE takes them: [3, frames, height, width] in [-1, 1].
+
+        Raises:
+            VideoError: its frames cannot be decoded.
+            StageError: the video is not there at all, which says nothing about the clip.
+        """
+        try:
+            if self._video != clip.video:
+                self._copy.close()
+                self._video = None
+                self._path = self._copy.enter_context(fetch(self._dataset, clip.video))
+                self._video = clip.video
+            self._path.open("rb").close()
+            pixels = np.ascontiguousarray(clip.decode(self._path))
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise StageError(
+                Exit.STORAGE,
+                f"{self._dataset.uri}: {clip.video}: {error.strerror}; it was there when the clips were listed: put it"
+                " back, or start a new job",
+            ) from error
+        return torch.from_numpy(pixels).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)
 
 
 class ShardEncoder:
@@ -133,7 +162,11 @@ class ShardEncoder:
         quarantined: dict[str, str] = {}
         with tempfile.TemporaryDirectory(prefix="kinema-shard-") as folder:
             path = Path(folder) / shard.name
-            with ShardWriter(path) as writer, closing(prefetched(shard.clips, self._load)) as loaded:
+            with (
+                ShardWriter(path) as writer,
+                Reel(self._dataset) as reel,
+                closing(prefetched(shard.clips, partial(self._load, reel))) as loaded,
+            ):
                 for number, (clip, item) in enumerate(loaded, start=1):
                     self._context.check_interrupted()
                     _check(claim, shard)
@@ -159,12 +192,12 @@ class ShardEncoder:
             self._store(path, sidecar)
         return sidecar
 
-    def _load(self, clip: Clip) -> _Loaded:
+    def _load(self, reel: Reel, clip: Clip) -> _Loaded:
         parts = self._known.parts(clip.key)
         if parts is not None:
             return _Loaded(parts=parts)
         try:
-            return _Loaded(video=frames_of(clip, self._dataset))
+            return _Loaded(video=reel.frames(clip))
         except VideoError as error:
             return _Loaded(fault=str(error))
 

@@ -13,14 +13,17 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from kinema_api.exits import Exit, StageError
+from kinema_api.inputs import Dataset
 from kinema_api.job import Task
-from kinema_stage import artifact, claim
+from kinema_api.names import ENV_SCRATCH, ENV_SECRETS
+from kinema_stage import artifact, claim, s3
 from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer.encoders import Encoders
 from kinema_trainer.encoding import ShardEncoder, order
 from kinema_trainer.shards import ShardIndex, read_empty_text
 from kinema_trainer.stages import features
 
+from tests.s3.bucket import at, object_store, secret
 from tests.unit.features import harness
 
 FOLDER = "artifacts/features/features0"
@@ -282,3 +285,30 @@ def test_each_worker_begins_with_its_own_shards(count: int, workers: int) -> Non
         assert sorted(route) == list(range(count))
         own = [index for index in range(count) if index % workers == worker]
         assert route[: len(own)] == own
+
+
+def test_a_video_in_a_bucket_is_copied_once_for_all_its_clips(
+    workspace: FolderWorkspace, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENV_SECRETS, str(tmp_path / "secrets"))
+    monkeypatch.setenv(ENV_SCRATCH, str(tmp_path / "scratch"))
+    secret(tmp_path / "secrets")
+    for number in range(2):
+        harness.make_video(tmp_path / f"videos/v{number}.mp4", seed=number, frames=3 * harness.GEOMETRY.frames)
+    clips = harness.list_clips(workspace, tmp_path / "videos", key="prepare0")
+    copied: list[str] = []
+    download = s3.Store.download
+
+    def counted(self: s3.Store, path: str, *args: Any, **kwargs: Any) -> None:
+        copied.append(path)
+        download(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(s3.Store, "download", counted)
+    with object_store() as store:
+        store.put(tmp_path / "videos", "videos")
+        config = harness.make_config(workspace, weights, per_shard=8)
+        end = harness.run(config.model_copy(update={"dataset": Dataset(**at(store.url, "videos"))}))
+    assert len(clips) >= 4
+    assert end.counts["encoded"] == len(clips)
+    assert copied == ["v0.mp4", "v1.mp4"]
+    assert not [path for path in (tmp_path / "scratch").rglob("*.mp4")]
