@@ -17,47 +17,42 @@ class Consequence:
 
     retry: bool
     """Another attempt can help without a change by the user; it goes on from the last complete checkpoint."""
-    avoid_node: bool
-    """The node may be the cause: one on which two attempts failed is avoided."""
-    fix: str
+    fix: str = ""
     """What to do about it; empty where the failure's own sentence says it."""
+    avoid_node: bool = False
+    """The node may be the cause: one on which two attempts failed is avoided."""
 
 
 CONSEQUENCES: Mapping[FailureClass, Consequence] = MappingProxyType(
     {
         FailureClass.INFRASTRUCTURE: Consequence(
-            retry=True, avoid_node=True, fix="if it happens again, look at the node and cordon it"
+            retry=True, fix="if it happens again, look at the node and cordon it", avoid_node=True
         ),
         FailureClass.PREEMPTED: Consequence(
-            retry=True, avoid_node=False, fix="it starts again when there is room; a higher scheduling priority helps"
+            retry=True, fix="it starts again when there is room; a higher scheduling priority helps"
         ),
         FailureClass.HOST_OUT_OF_MEMORY: Consequence(
-            retry=True, avoid_node=False, fix="raise resources.memory of the stage, or lower its workers"
+            retry=True, fix="raise resources.memory of the stage, or lower its workers"
         ),
         FailureClass.DEVICE_OUT_OF_MEMORY: Consequence(
             retry=False,
-            avoid_node=False,
             fix="lower the batch, the frames or the size, shard over more devices, or recompute activations",
         ),
-        FailureClass.USER: Consequence(retry=False, avoid_node=False, fix=""),
-        FailureClass.DATA: Consequence(retry=False, avoid_node=False, fix=""),
-        FailureClass.NUMERICS: Consequence(
-            retry=False, avoid_node=False, fix="lower the learning rate, or warm up for longer"
-        ),
+        FailureClass.USER: Consequence(retry=False),
+        FailureClass.DATA: Consequence(retry=False),
+        FailureClass.NUMERICS: Consequence(retry=False, fix="lower the learning rate, or warm up for longer"),
         FailureClass.STORAGE: Consequence(
-            retry=True, avoid_node=False, fix="free space in the workspace, and see that the job may write there"
+            retry=True, fix="free space in the workspace, and see that the job may write there"
         ),
         FailureClass.STALLED: Consequence(
-            retry=True, avoid_node=True, fix="the stacks and the log tail of the attempt show where it hung"
+            retry=True, fix="the stacks and the log tail of the attempt show where it hung", avoid_node=True
         ),
         FailureClass.COMMUNICATION: Consequence(
-            retry=True, avoid_node=False, fix="if it happens again, look at the fabric between the nodes"
+            retry=True, fix="if it happens again, look at the fabric between the nodes"
         ),
-        FailureClass.TIMEOUT: Consequence(
-            retry=True, avoid_node=False, fix="raise timeoutSeconds of the stage if it makes progress"
-        ),
+        FailureClass.TIMEOUT: Consequence(retry=True, fix="raise timeoutSeconds of the stage if it makes progress"),
         FailureClass.INTERNAL: Consequence(
-            retry=True, avoid_node=True, fix="the log tail of the attempt shows the error"
+            retry=True, fix="the log tail of the attempt shows the error", avoid_node=True
         ),
     }
 )
@@ -109,31 +104,26 @@ EXITS: Mapping[Exit, Cause] = MappingProxyType(
 )
 """What a stage says by its exit code."""
 
-_INFRASTRUCTURE, _PREEMPTED = FailureClass.INFRASTRUCTURE, FailureClass.PREEMPTED
+_INFRASTRUCTURE = FailureClass.INFRASTRUCTURE
 
 POD_REASONS: Mapping[str, Cause] = MappingProxyType(
     {
-        "OOMKilled": Cause(FailureClass.HOST_OUT_OF_MEMORY, "HostOutOfMemory"),
-        "Evicted": Cause(_INFRASTRUCTURE, "Evicted"),
-        "TerminationByKubelet": Cause(_INFRASTRUCTURE, "Evicted"),
-        "EvictionByEvictionAPI": Cause(_INFRASTRUCTURE, "Evicted"),
-        "NodeLost": Cause(_INFRASTRUCTURE, "NodeLost"),
-        "DeletionByTaintManager": Cause(_INFRASTRUCTURE, "NodeLost"),
-        "DeletionByPodGC": Cause(_INFRASTRUCTURE, "NodeLost"),
-        "NodeShutdown": Cause(_INFRASTRUCTURE, "NodeShutdown"),
-        "Shutdown": Cause(_INFRASTRUCTURE, "NodeShutdown"),
-        "Terminated": Cause(_INFRASTRUCTURE, "NodeShutdown"),
-        "Preempting": Cause(_PREEMPTED, "Preempted"),
-        "PreemptionByScheduler": Cause(_PREEMPTED, "Preempted"),
-        "UnexpectedAdmissionError": Cause(_INFRASTRUCTURE, "NodeRefused"),
-        "NodeAffinity": Cause(_INFRASTRUCTURE, "NodeRefused"),
-        "ErrImagePull": Cause(_INFRASTRUCTURE, "ImagePull"),
-        "ImagePullBackOff": Cause(_INFRASTRUCTURE, "ImagePull"),
-        "InvalidImageName": Cause(_INFRASTRUCTURE, "ImagePull"),
-        "StartError": Cause(_INFRASTRUCTURE, "ContainerNotStarted"),
-        "ContainerCannotRun": Cause(_INFRASTRUCTURE, "ContainerNotStarted"),
-        "CreateContainerError": Cause(_INFRASTRUCTURE, "ContainerNotStarted"),
-        "CreateContainerConfigError": Cause(FailureClass.USER, "ContainerNotStarted"),
+        word: cause
+        for cause, words in (
+            (EXITS[Exit.HOST_OUT_OF_MEMORY], ("OOMKilled",)),
+            (Cause(_INFRASTRUCTURE, "Evicted"), ("Evicted", "TerminationByKubelet", "EvictionByEvictionAPI")),
+            (Cause(_INFRASTRUCTURE, "NodeLost"), ("NodeLost", "DeletionByTaintManager", "DeletionByPodGC")),
+            (Cause(_INFRASTRUCTURE, "NodeShutdown"), ("NodeShutdown", "Shutdown", "Terminated")),
+            (Cause(FailureClass.PREEMPTED, "Preempted"), ("Preempting", "PreemptionByScheduler")),
+            (Cause(_INFRASTRUCTURE, "NodeRefused"), ("UnexpectedAdmissionError", "NodeAffinity")),
+            (Cause(_INFRASTRUCTURE, "ImagePull"), ("ErrImagePull", "ImagePullBackOff", "InvalidImageName")),
+            (
+                Cause(_INFRASTRUCTURE, "ContainerNotStarted"),
+                ("StartError", "ContainerCannotRun", "CreateContainerError"),
+            ),
+            (Cause(FailureClass.USER, "ContainerNotStarted"), ("CreateContainerConfigError",)),
+        )
+        for word in words
     }
 )
 """What Kubernetes says of a pod: its own reason, that of its disruption, or that of its container."""
