@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from kinema_api.exits import Exit, Termination
-from kinema_api.names import CONTAINER, LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE, Stage
+from kinema_api.names import ANNOTATION_CONFIG, CONTAINER, LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE, Stage
+from kinema_api.stage import TrainConfig, load_config
 from kinema_cluster.control_plane import ControlPlane
 
 Raw = dict[str, Any]
@@ -21,6 +23,8 @@ TICK = 0.05
 HEARTBEAT = 10.0
 KEYS = {"prepare": "p1", "encoder": "e1", "features": "f1", "convert": "c1"}
 
+# The API server removes a pod that has ended without asking its kubelet.
+_LIVING = f"spec.nodeName={NODE},status.phase!=Succeeded,status.phase!=Failed"
 _MERGE = "application/merge-patch+json"
 
 
@@ -30,6 +34,8 @@ class End:
 
     code: int = 0
     message: str = ""
+    reached: int = 0
+    """Of training: the step at which it ends; what it has done since its last checkpoint is lost."""
 
     @property
     def phase(self) -> str:
@@ -42,13 +48,15 @@ class Rules:
 
     hold: set[str] = field(default_factory=set)
     """Stages whose pods run until they are no longer held."""
+    linger: set[str] = field(default_factory=set)
+    """Stages whose containers run on although their pods are deleted."""
     unready: bool = False
     """Pods do not even start."""
     failures: dict[str, list[End]] = field(default_factory=dict)
     """How the next attempts of a stage end; well when there is nothing left here."""
 
 
-def well(stage: str) -> End:
+def well(stage: str, *, counts: dict[str, int] | None = None) -> End:
     """A stage that has done its work."""
     termination = Termination(
         code=Exit.OK,
@@ -56,13 +64,15 @@ def well(stage: str) -> End:
         message=f"{stage} is done",
         artifact=None if stage == Stage.CHECK.value else f"file:///kinema/volumes/ws/{stage}",
         keys=KEYS if stage == Stage.CHECK.value else {},
+        counts=counts or {},
     )
     return End(message=termination.encode().decode())
 
 
-def badly(code: Exit, message: str) -> End:
+def badly(code: Exit, message: str, *, reached: int = 0) -> End:
     """A stage that knows why it failed."""
-    return End(code=int(code), message=Termination(code=int(code), reason=code.name, message=message).encode().decode())
+    termination = Termination(code=int(code), reason=code.name, message=message)
+    return End(code=int(code), message=termination.encode().decode(), reached=reached)
 
 
 class Kubelet:
@@ -79,7 +89,11 @@ class Kubelet:
         self.started: list[tuple[str, str, int]] = []
         """Job uid, stage and attempt of each pod that was started, in order."""
         self.overlaps: list[str] = []
-        """Attempts of one stage whose containers ran at the same time."""
+        """Children of one stage whose containers ran at the same time."""
+        self.checkpoints: dict[str, int] = {}
+        """The step of the last checkpoint in each job's folder."""
+        self.trained: dict[str, list[tuple[int, int]]] = {}
+        """First and last step of each run of training, by job's uid."""
         self.on_start: Callable[[str, str, int], None] = lambda uid, stage, attempt: None
         self.error: BaseException | None = None
 
@@ -134,24 +148,27 @@ class Kubelet:
         )
 
     def _tick(self) -> None:
-        pods = self._api.get(f"/api/v1/pods?fieldSelector=spec.nodeName%3D{NODE}")["items"]
+        pods = self._api.get(f"/api/v1/pods?fieldSelector={quote(_LIVING)}")["items"]
         self._check(pods)
         for pod in pods:
             phase = pod["status"].get("phase")
             if pod["metadata"].get("deletionTimestamp"):
-                self._remove(pod)
+                if stage_of(pod) not in self.rules(pod["metadata"]["namespace"]).linger:
+                    self._remove(pod)
             elif phase == "Pending" and not self.rules(pod["metadata"]["namespace"]).unready:
                 self._start(pod)
             elif phase == "Running":
                 self._end(pod)
 
     def _check(self, pods: list[Raw]) -> None:
-        live: dict[tuple[str, str], set[str]] = {}
+        live: dict[tuple[str, str], set[tuple[str, str]]] = {}
         for pod in pods:
             labels = pod["metadata"].get("labels") or {}
             if pod["status"].get("phase") == "Running" and LABEL_JOB_UID in labels:
-                live.setdefault((labels[LABEL_JOB_UID], labels[LABEL_STAGE]), set()).add(labels[LABEL_ATTEMPT])
-        self.overlaps += [f"{key}: {sorted(attempts)}" for key, attempts in live.items() if len(attempts) > 1]
+                # An attempt can be made twice, so that its number does not tell them apart.
+                child = (labels[LABEL_ATTEMPT], controller(pod))
+                live.setdefault((labels[LABEL_JOB_UID], labels[LABEL_STAGE]), set()).add(child)
+        self.overlaps += [f"{key}: {sorted(children)}" for key, children in live.items() if len(children) > 1]
 
     def _start(self, pod: Raw) -> None:
         labels = pod["metadata"].get("labels") or {}
@@ -173,14 +190,18 @@ class Kubelet:
 
     def _end(self, pod: Raw) -> None:
         namespace = pod["metadata"]["namespace"]
-        stage = (pod["metadata"].get("labels") or {}).get(LABEL_STAGE, "")
+        stage = stage_of(pod)
         rules = self.rules(namespace)
         if stage in rules.hold:
             return
         uid = pod["metadata"]["uid"]
         if uid not in self._decided:
             waiting = rules.failures.get(stage)
-            self._decided[uid] = waiting.pop(0) if waiting else well(stage)
+            failure = waiting.pop(0) if waiting and decides(pod) else None
+            if stage == Stage.TRAIN.value:
+                self._decided[uid] = self._train(pod, failure)
+            else:
+                self._decided[uid] = failure or well(stage)
         end = self._decided[uid]
         ended = {
             "exitCode": end.code,
@@ -194,6 +215,18 @@ class Kubelet:
             "containerStatuses": [_container(pod, {"terminated": ended}, ready=False)],
         }
         self._patch(pod, status)
+
+    def _train(self, pod: Raw, failure: End | None) -> End:
+        """Train from the last checkpoint in the folder that the pod is told of; only rank 0 writes."""
+        config = load_config(pod["metadata"]["annotations"][ANNOTATION_CONFIG])
+        assert isinstance(config, TrainConfig)
+        steps, every = config.settings.steps, config.settings.checkpoint.every_steps
+        if decides(pod):
+            done = self.checkpoints.get(config.run, 0)
+            reached = failure.reached if failure else steps
+            self.trained.setdefault(config.job.uid, []).append((done + 1, reached))
+            self.checkpoints[config.run] = max(done, reached // every * every if failure else steps)
+        return failure or well(Stage.TRAIN.value, counts={"steps": steps})
 
     def _remove(self, pod: Raw) -> None:
         """The container has ended: only now the pod may go."""
@@ -218,6 +251,22 @@ def _container(pod: Raw, state: Raw, *, ready: bool) -> Raw:
         "restartCount": 0,
         "state": state,
     }
+
+
+def stage_of(pod: Raw) -> str:
+    """The stage that a pod works at; empty when it is of nothing of ours."""
+    return str((pod["metadata"].get("labels") or {}).get(LABEL_STAGE, ""))
+
+
+def decides(pod: Raw) -> bool:
+    """Whether a pod's end is that of its attempt: of a gang, rank 0's is."""
+    return stage_of(pod) != Stage.TRAIN.value or "-master-" in pod["metadata"]["name"]
+
+
+def controller(pod: Raw) -> str:
+    """The uid of the child that a pod belongs to."""
+    owners = pod["metadata"].get("ownerReferences") or ()
+    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), "")
 
 
 def _now() -> str:

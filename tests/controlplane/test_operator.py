@@ -10,68 +10,32 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-import urllib.request
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-import yaml
 
 from kinema_api.exits import Exit
-from kinema_cluster.build import HELM, ensure
-from kinema_cluster.control_plane import ControlPlane, control_plane, free_ports
+from kinema_cluster.control_plane import ControlPlane, control_plane
 
+from tests.controlplane.installation import HOME, install, kubeconfig
 from tests.controlplane.kubelet import Kubelet, badly
+from tests.controlplane.process import Operator, written
+from tests.controlplane.team import DEADLINE, STAGES, Team, eventually, make_team
 
 pytestmark = pytest.mark.controlplane
 
-ROOT = Path(__file__).parents[2]
-CRDS = sorted((ROOT / "crds").glob("kinema.dev_*.yaml"))
-HOME = "kinema-system"
-STAGES = ["check", "prepare", "features", "convert", "train", "export", "sample"]
-DEADLINE = 60.0
-
 Raw = dict[str, Any]
-T = TypeVar("T")
-
-
-def eventually(what: str, test: Callable[[], T], *, seconds: float = DEADLINE) -> T:
-    """The first true answer of `test`."""
-    end = time.monotonic() + seconds
-    while True:
-        answer = test()
-        if answer:
-            return answer
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
 def plane() -> Iterator[ControlPlane]:
     """A control plane whose only node is that of the pretended kubelet."""
     with control_plane(name=f"operator-{os.getpid()}", nodes=0) as running:
-        files = [f"--filename={path}" for path in CRDS]
-        running.kubectl("apply", "--server-side", *files)
-        running.kubectl("wait", "--for=condition=Established", "--timeout=30s", *files)
-        running.kubectl("create", "namespace", HOME)
-        running.kubectl("apply", "-f", "-", text=rules())
-        running.apply([yaml.safe_load((ROOT / "examples" / "pools" / "cpu.yaml").read_text())])
+        install(running)
         yield running
-
-
-def rules() -> str:
-    """The operator's account and rights, as the chart has them."""
-    ensure(HELM)
-    shown = ["--show-only=templates/serviceaccounts.yaml", "--show-only=templates/rbac-operator.yaml"]
-    command = [str(HELM.binary("helm")), "template", "kinema", str(ROOT / "charts" / "kinema"), "-n", HOME]
-    command += ["--kube-version=v1.36.0", *shown]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -81,83 +45,11 @@ def kubelet(plane: ControlPlane) -> Iterator[Kubelet]:
         assert running.error is None
 
 
-@dataclass
-class Operator:
-    """The operator's process, which may be killed and started again."""
-
-    folder: Path
-    probe_port: int
-    metrics_port: int
-    process: subprocess.Popen[bytes] | None = None
-    starts: int = 0
-
-    def start(self) -> None:
-        """Start it; a restarted container of a pod has the same identity."""
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.folder),
-            "KUBECONFIG": str(self.folder / "kubeconfig"),
-            "POD_NAME": "kinema-operator-0",
-            "POD_NAMESPACE": HOME,
-        }
-        with (self.folder / "operator.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "kinema_operator", "--config", str(self.folder / "operator.yaml")],
-                stdout=log,
-                stderr=log,
-                env=environment,
-            )
-        self.starts += 1
-
-    def ready(self) -> bool:
-        assert self.process is not None and self.process.poll() is None, self.log()
-        try:
-            return self.probe("/readyz") == 200
-        except OSError:
-            return False
-
-    def probe(self, path: str) -> int:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.probe_port}{path}", timeout=5) as answer:
-            return int(answer.status)
-
-    def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as answer:
-            text: str = answer.read().decode()
-            return text
-
-    def kill(self) -> None:
-        """SIGKILL, as a lost node would."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> int:
-        """SIGTERM, as kubelet would; the exit code."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=30)
-
-    def log(self) -> str:
-        return (self.folder / "operator.log").read_text()
-
-
 @pytest.fixture(scope="module")
 def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     """A running operator that knows itself by a token of its own account."""
     folder = tmp_path_factory.mktemp("operator")
-    token = plane.kubectl("create", "token", "kinema-operator", "-n", HOME, "--duration=4h").strip()
-    config = json.loads(plane.kubectl("config", "view", "--raw", "-o", "json"))
-    config["users"] = [{"name": config["contexts"][0]["context"]["user"], "user": {"token": token}}]
-    (folder / "kubeconfig").write_text(json.dumps(config))
-    probe_port, metrics_port = free_ports(2)
-    settings = {
-        "images": {"stage": "kinema/stage:1", "wan2.1/cpu": "kinema/wan2.1:1"},
-        "probePort": probe_port,
-        "metricsPort": metrics_port,
-        "election": {"leaseSeconds": 6, "renewSeconds": 4, "retrySeconds": 0.5},
-    }
-    (folder / "operator.yaml").write_text(yaml.safe_dump(settings))
-    running = Operator(folder, probe_port, metrics_port)
+    running = Operator(folder, *written(folder, kubeconfig(plane)))
     running.start()
     eventually("the operator is not ready", running.ready)
     yield running
@@ -165,97 +57,9 @@ def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> I
         assert running.stop() == 0, running.log()
 
 
-@dataclass
-class Team:
-    """A namespace with a workspace, and the jobs in it."""
-
-    plane: ControlPlane
-    kubelet: Kubelet
-    namespace: str
-    created: list[str] = field(default_factory=list)
-
-    @property
-    def rules(self) -> Any:
-        return self.kubelet.rules(self.namespace)
-
-    def kubectl(self, *arguments: str, text: str | None = None) -> str:
-        return self.plane.kubectl("-n", self.namespace, *arguments, text=text)
-
-    def apply(self, name: str = "wan", **spec: Any) -> Raw:
-        """`kubectl apply` of a job over a tiny model, two training nodes and short waits."""
-        manifest = yaml.safe_load((ROOT / "examples" / "wan-job.yaml").read_text())
-        manifest["metadata"] = {"name": name}
-        manifest["spec"]["policy"] = {"restarts": {"limit": 3, "backoffSeconds": 0}}
-        manifest["spec"].update(spec)
-        self.kubectl("apply", "-f", "-", text=json.dumps(manifest))
-        return self.job(name)
-
-    def job(self, name: str = "wan") -> Raw:
-        found: Raw = self._get(f"apis/kinema.dev/v1alpha1/namespaces/{self.namespace}/videotrainingjobs/{name}")
-        return found
-
-    def status(self, name: str = "wan") -> Raw:
-        return self.job(name).get("status") or {}
-
-    def stage(self, stage: str, name: str = "wan") -> Raw:
-        stages = self.status(name).get("stages") or []
-        return next((entry for entry in stages if entry["name"] == stage), {})
-
-    def children(self) -> dict[str, Raw]:
-        """Every Job and PyTorchJob, by name."""
-        jobs = self._get(f"apis/batch/v1/namespaces/{self.namespace}/jobs")["items"]
-        gangs = self._get(f"apis/kubeflow.org/v1/namespaces/{self.namespace}/pytorchjobs")["items"]
-        return {item["metadata"]["name"]: item for item in [*jobs, *gangs]}
-
-    def pods(self) -> list[Raw]:
-        found: list[Raw] = self._get(f"api/v1/namespaces/{self.namespace}/pods")["items"]
-        return found
-
-    def reaches(self, phase: str, name: str = "wan") -> Raw:
-        """The status once the job has reached a phase."""
-        eventually(f"{name} is not {phase}: {self.status(name)}", lambda: self.status(name).get("phase") == phase)
-        return self.status(name)
-
-    def runs(self, stage: str, attempt: int = 1, name: str = "wan") -> None:
-        """Wait until containers of an attempt run."""
-        uid = self.job(name)["metadata"]["uid"]
-        eventually(f"{stage} {attempt} does not run", lambda: attempt in self.kubelet.attempts(uid, stage))
-
-    def _get(self, path: str) -> Any:
-        return self.plane.api.get(f"/{path}")
-
-
 @pytest.fixture
 def team(plane: ControlPlane, kubelet: Kubelet, operator: Operator) -> Iterator[Team]:
-    namespace = f"team-{uuid.uuid4().hex[:6]}"
-    claim = "kinema-workspace"
-    capacity = {"storage": "1Gi"}
-    common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
-    plane.apply(
-        [
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolume",
-                "metadata": {"name": namespace},
-                "spec": {
-                    **common,
-                    "capacity": capacity,
-                    "hostPath": {"path": "/nowhere"},
-                    "claimRef": {"namespace": namespace, "name": claim},
-                },
-            },
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolumeClaim",
-                "metadata": {"name": claim, "namespace": namespace},
-                "spec": {**common, "volumeName": namespace, "resources": {"requests": capacity}},
-            },
-        ]
-    )
-    bound = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{claim}"
-    eventually("the claim is not bound", lambda: plane.api.get(bound)["status"].get("phase") == "Bound")
-    made = Team(plane, kubelet, namespace)
+    made = make_team(plane, kubelet)
     overlaps = len(kubelet.overlaps)
     yield made
     if operator.process is None or operator.process.poll() is not None:
@@ -297,8 +101,7 @@ def no_trace_of_kopf(job: Raw) -> None:
 
 
 def told_once(team: Team) -> None:
-    events = json.loads(team.kubectl("get", "events", "-o", "json"))["items"]
-    told = [(entry["reason"], entry["message"]) for entry in events if entry["involvedObject"]["name"] == "wan"]
+    told = team.told()
     assert len(told) == len(set(told))
     assert [reason for reason, _ in told].count("StageStarted") == len(STAGES)
     assert [reason for reason, _ in told].count("JobSucceeded") == 1
@@ -547,23 +350,10 @@ def test_a_child_deleted_while_the_operator_is_down_is_replaced(team: Team, oper
 
 
 def test_a_second_replica_stands_by_and_takes_over(team: Team, operator: Operator, tmp_path: Path) -> None:
-    probe_port, metrics_port = free_ports(2)
-    settings = yaml.safe_load((operator.folder / "operator.yaml").read_text())
-    settings |= {"probePort": probe_port, "metricsPort": metrics_port}
-    (tmp_path / "operator.yaml").write_text(yaml.safe_dump(settings))
-    (tmp_path / "kubeconfig").write_text((operator.folder / "kubeconfig").read_text())
-    second = Operator(tmp_path, probe_port, metrics_port)
+    config = json.loads((operator.folder / "kubeconfig").read_text())
+    second = Operator(tmp_path, *written(tmp_path, config), identity="kinema-operator-1")
     eventually("the first is not ready", operator.ready)
-    second.process = subprocess.Popen(
-        [sys.executable, "-m", "kinema_operator", "--config", str(tmp_path / "operator.yaml")],
-        env={
-            "PATH": os.environ["PATH"],
-            "KUBECONFIG": str(tmp_path / "kubeconfig"),
-            "POD_NAME": "kinema-operator-1",
-            "POD_NAMESPACE": HOME,
-        },
-        stderr=(tmp_path / "operator.log").open("wb"),
-    )
+    second.start()
     try:
         eventually("the second does not stand by", second.ready)
         assert "kinema_leader 0.0" in second.metrics()
