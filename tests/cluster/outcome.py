@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from kinema_demo.install import ROOT
 
@@ -67,10 +68,10 @@ class Clock:
         return self.told
 
 
-def last_step(job: Job) -> int:
-    """The step up to which the job's log goes, each step in it once and in order."""
-    steps = [line["step"] for line in job.lines("metrics.jsonl")]
-    assert steps == list(range(1, len(steps) + 1)), f"{job.name}: {steps}"
+def last_step(records: Iterable[Mapping[str, Any]]) -> int:
+    """The step up to which the log of training goes, each step in it once and in order."""
+    steps = [record["step"] for record in records]
+    assert steps == list(range(1, len(steps) + 1)), steps
     return len(steps)
 
 
@@ -82,7 +83,14 @@ def story(attempts: Iterable[Attempt]) -> str:
     )
 
 
-def judge(job: Job, witness: Witness, *, phase: Phase = Phase.SUCCEEDED, steps: int | None) -> JobStatus:
+def judge(
+    job: Job,
+    witness: Witness,
+    *,
+    phase: Phase = Phase.SUCCEEDED,
+    steps: int | None,
+    log: Callable[[], Iterable[Mapping[str, Any]]] | None = None,
+) -> JobStatus:
     """What must hold after every fault: the end, the exact last step, nothing that still runs, never two attempts.
 
     Args:
@@ -90,10 +98,11 @@ def judge(job: Job, witness: Witness, *, phase: Phase = Phase.SUCCEEDED, steps: 
         witness: watched it from its start.
         phase: the end that should be.
         steps: the last step; None where training cannot have begun.
+        log: reads metrics.jsonl; through the workspace's pod when left out.
     """
     status = job.ended(phase)
     if steps is not None:
-        assert last_step(job) == steps
+        assert last_step(job.lines("metrics.jsonl") if log is None else log()) == steps
         if phase is Phase.SUCCEEDED:
             assert job.stage(Stage.TRAIN).counts["steps"] == steps
     until("nothing of it runs", lambda: not any(live(pod) for pod in job.all_pods()), seconds=60)
