@@ -23,7 +23,7 @@ from kinema_demo.workspace import inside
 from kinema_api.exits import FailureClass
 from kinema_api.locations import claim_of
 from kinema_api.names import LABEL_JOB_UID, Stage
-from kinema_api.status import Attempt, AttemptState, Phase
+from kinema_api.status import Attempt, AttemptState, JobStatus, Phase
 from kinema_cluster import addons, packages
 from kinema_cluster.components import NODE
 
@@ -118,11 +118,13 @@ class Cluster:
 
         return until(f"attempt {attempt} of {job.name} has failed", answer, seconds=seconds)
 
-    def same_end(self, job: Job) -> None:
-        """The job's last loss is that of the job which nobody disturbed."""
-        found = [line["loss"] for line in job.lines("metrics.jsonl")]
-        assert len(found) == len(self.losses)
-        assert found[-1] == pytest.approx(self.losses[-1], rel=SAME_LOSS)
+    def judge(self, job: Job, *, phase: Phase = Phase.SUCCEEDED, steps: int | None = STEPS) -> JobStatus:
+        """What must hold after every fault; and the last loss is that of the job which nobody disturbed."""
+        folder = self.folder(job)
+        status = judge(job, self.witness, phase=phase, steps=steps, log=lambda: records(folder))
+        if steps == len(self.losses):
+            assert records(folder)[-1]["loss"] == pytest.approx(self.losses[-1], rel=SAME_LOSS)
+        return status
 
     def done(self, fault: str, job: Job, clock: Clock, *, said: str = "") -> None:
         """Put the outcome into the table; then nothing of the job may stay."""
@@ -130,12 +132,17 @@ class Cluster:
         gone(job)
 
 
-def logged(folder: Path) -> int:
-    """The last step that stands in a job's log."""
+def records(folder: Path) -> list[dict[str, Any]]:
+    """The whole lines of a job's log."""
     path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    return int(json.loads(whole[-1])["step"]) if whole else 0
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def logged(folder: Path) -> int:
+    """The last step that stands in a job's log."""
+    found = records(folder)
+    return int(found[-1]["step"]) if found else 0
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +150,9 @@ def calm(target_: Target, kubectl: Kubectl, jobs: Jobs, witness: Witness, outcom
     """The cluster, and a job that nobody disturbs: it makes the data that all others train on."""
     cluster = Cluster(target_, kubectl, jobs, witness, outcomes, jobs.root("hard"), [])
     job = cluster.start("calm")
-    status = judge(job, witness, steps=STEPS)
+    status = cluster.judge(job)
     assert (status.restarts, witness.diagnoses(job.uid)) == (0, [])
-    cluster.losses = [line["loss"] for line in job.lines("metrics.jsonl")]
+    cluster.losses = [record["loss"] for record in records(cluster.folder(job))]
     gone(job)
     return cluster
 
@@ -183,8 +190,7 @@ def test_both_operators_killed(calm: Cluster, two_operators: list[Object]) -> No
     clock = Clock()
     kill(calm.target, *two_operators)
     until("both are back", lambda: restarted(operators(calm.system)) >= restarted(two_operators) + 2, seconds=90)
-    status = judge(job, calm.witness, steps=STEPS)
-    calm.same_end(job)
+    status = calm.judge(job)
     assert (status.restarts, calm.witness.diagnoses(job.uid)) == (0, [])
     calm.done("both replicas of the operator killed", job, clock)
 
@@ -196,9 +202,8 @@ def test_kubelet_restarted(calm: Cluster) -> None:
     clock = Clock()
     local(calm.target).stop("kubelet", grace=0)
     local(calm.target).start("kubelet")
-    status = judge(job, calm.witness, steps=STEPS)
+    status = calm.judge(job)
     assert [pod["status"]["containerStatuses"][0]["containerID"] for pod in job.pods(attempt)] == containers
-    calm.same_end(job)
     assert (status.restarts, calm.witness.diagnoses(job.uid)) == (0, [])
     calm.done("kubelet killed and started again", job, clock)
 
@@ -216,7 +221,7 @@ def test_the_api_server_is_away_for_two_minutes(calm: Cluster) -> None:
     finally:
         node.start("kube-apiserver")
         until("it answers", lambda: node.health().get("API server") == "ok", seconds=60)
-    status = judge(job, calm.witness, steps=LONG)
+    status = calm.judge(job, steps=LONG)
     assert (status.restarts, calm.witness.diagnoses(job.uid)) == (0, [])
     calm.done("API server away for 2 minutes", job, clock)
 
@@ -259,8 +264,7 @@ def test_training_operator_is_away_when_training_begins_and_when_it_ends(
     )
     assert job.status.phase is Phase.RUNNING
     gangs(1)
-    status = judge(job, calm.witness, steps=STEPS)
-    calm.same_end(job)
+    status = calm.judge(job)
     assert status.restarts == 0
     said = about(calm.witness, job, words)
     calm.done("training-operator away, when training begins and when it ends", job, clock, said=said)
@@ -277,8 +281,7 @@ def test_a_frozen_rank_is_found_and_named(calm: Cluster) -> None:
     assert failed.failure is FailureClass.STALLED
     assert "rank 1 (stopped by a signal) gave no sign of life" in failed.message
     assert failed.stacks and calm.path(failed.stacks).exists()
-    judge(job, calm.witness, steps=STEPS)
-    calm.same_end(job)
+    calm.judge(job)
     assert job.stage(Stage.TRAIN).failures == 1
     said = about(calm.witness, job, "rank 1 .* no sign of life")
     calm.done(f"one rank of two SIGSTOPped, stallSeconds {STALL}", job, clock, said=said)
@@ -296,8 +299,7 @@ def test_a_training_process_that_the_kernel_kills_for_memory(calm: Cluster) -> N
         clock.tell()
         hogs.terminate()
     assert failed.failure is FailureClass.HOST_OUT_OF_MEMORY
-    judge(job, calm.witness, steps=STEPS)
-    calm.same_end(job)
+    calm.judge(job)
     assert job.stage(Stage.TRAIN).failures == 1
     said = about(calm.witness, job, "HostOutOfMemory.*raise")
     calm.done("memory of a container's limit taken once", job, clock, said=said)
@@ -309,7 +311,7 @@ def test_a_memory_limit_that_cannot_suffice(calm: Cluster) -> None:
     failed = calm.failed(job)
     clock.tell()
     assert failed.failure is FailureClass.HOST_OUT_OF_MEMORY
-    status = judge(job, calm.witness, phase=Phase.FAILED, steps=None)
+    status = calm.judge(job, phase=Phase.FAILED, steps=None)
     assert [a.failure for a in job.stage(Stage.TRAIN).attempts] == [FailureClass.HOST_OUT_OF_MEMORY] * 2
     assert "raise" in status.diagnosis and "memory" in status.diagnosis
     calm.done("memory limit that cannot suffice, retries 1", job, clock, said=status.diagnosis)
@@ -325,8 +327,7 @@ def test_a_full_workspace(calm: Cluster) -> None:
         clock.tell()
         taken.unlink()
         assert failed.failure is FailureClass.STORAGE
-        judge(job, calm.witness, steps=STEPS)
-        calm.same_end(job)
+        calm.judge(job)
         said = about(calm.witness, job, "is full .*free space")
         calm.done("workspace full, until it is freed", job, clock, said=said)
 
@@ -349,8 +350,7 @@ def test_a_cordoned_and_drained_node(calm: Cluster, uncordoned: None) -> None:
     until("the status says so", lambda: "uncordon" in job.status.diagnosis, seconds=120)
     clock.tell()
     calm.kubectl.run("uncordon", NODE)
-    judge(job, calm.witness, steps=STEPS)
-    calm.same_end(job)
+    calm.judge(job)
     said = about(calm.witness, job, "uncordon")
     calm.done("node cordoned and drained", job, clock, said=said)
 
@@ -417,8 +417,7 @@ def test_clocks_are_moved_by_an_hour_and_back(calm: Cluster, hands: Hands) -> No
     hands.move(0)
     # The failure lies an hour ahead now: the wait before the next attempt must not.
     calm.training(job, attempt=2, step=3 * INTERVAL)
-    status = judge(job, calm.witness, steps=STEPS)
-    calm.same_end(job)
+    status = calm.judge(job)
     assert status.restarts == 1
     said = about(calm.witness, job, "attempt 1 failed")
     calm.done("clocks of operator and training moved by an hour, master killed, and moved back", job, clock, said=said)
