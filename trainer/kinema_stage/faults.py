@@ -117,8 +117,10 @@ def _refused(error: ClientError, *, field: str, location: Location, bucket: str,
             " agree on who is first; use a store that does, for instance AWS S3, or MinIO of 2024-11 or later",
             errno.ENOTSUP,
         )
+    answer = f"{code}: {text}".rstrip(": ")
+    hint = "; the store is overloaded or ill: see to it" if transient(error) else ""
     return StoreError(
-        Exit.STORAGE, f"{field}.uri: {_service(location)} failed for {address}: {code}: {text}".rstrip(": ")
+        Exit.STORAGE, f"{field}.uri: {_service(location)} failed for {address}: {answer or 'no reason'}{hint}"
     )
 
 
@@ -142,7 +144,11 @@ def _unreached(error: Exception, *, field: str, location: Location, address: str
             f"{field}.endpoint: {_service(location)} cannot be reached ({_short(error)}); correct the address, or let"
             " the cluster's network policies allow it",
         )
-    return StoreError(Exit.STORAGE, f"{field}.uri: {_service(location)} failed for {address}: {_short(error)}")
+    return StoreError(
+        Exit.STORAGE,
+        f"{field}.endpoint: {_service(location)} gives no answer for {address} ({_short(error)}); see whether the"
+        " store, and the network before it, are well",
+    )
 
 
 def _service(location: Location) -> str:
@@ -150,5 +156,5 @@ def _service(location: Location) -> str:
 
 
 def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).rstrip(".")
     return text if len(text) <= 300 else f"{text[:297]}..."

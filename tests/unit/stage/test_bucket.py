@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -189,6 +190,26 @@ def test_what_the_store_answers_becomes_a_sentence(
         error = failure(storage(proxy.url))
     assert error.code is exit_code
     assert error.message.startswith("storage.") and text in error.message, error.message
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("503", "storage.uri: {url} failed for s3://bucket/work/probes/{object}: SlowDown: Please reduce your request"
+         " rate.; the store is overloaded or ill: see to it"),
+        ("reset-before", "storage.endpoint: {url} gives no answer for s3://bucket/work/probes/{object} (Connection was"
+         " closed before we received a valid response from endpoint URL: {reason}); see whether the store, and the"
+         " network before it, are well"),
+    ],
+)  # fmt: skip
+def test_an_outage_is_said_so(store: ObjectStore, monkeypatch: pytest.MonkeyPatch, fault: str, text: str) -> None:
+    monkeypatch.setattr(s3, "_CONFIG", s3._CONFIG.merge(Config(retries={"total_max_attempts": 1})))
+    with FaultyProxy(store.port, share=1, faults=(fault,)) as proxy:
+        error = failure(storage(proxy.url))
+        assert proxy.counts[fault] >= 3, "a call is made up to three times"
+    assert error.code is Exit.STORAGE
+    pattern = re.escape(text.format(url=proxy.url, object="OBJECT", reason="REASON"))
+    assert re.fullmatch(pattern.replace("OBJECT", "[0-9a-f]+").replace("REASON", '"[^"]+"'), error.message)
 
 
 def test_a_store_that_ignores_if_none_match_is_found(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
