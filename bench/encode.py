@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
@@ -131,8 +132,11 @@ def frames(path: Path) -> Tensor:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
+        # One for the clip: a frame's own method would make new scaling tables for each frame.
+        scaler = VideoReformatter()
+        size: dict[str, Any] = {"width": VIDEO.width, "height": VIDEO.height}
         pictures = [
-            frame.reformat(width=VIDEO.width, height=VIDEO.height, format="rgb24", interpolation="LANCZOS").to_ndarray()
+            scaler.reformat(frame, **size, format="rgb24", interpolation="LANCZOS").to_ndarray()
             for frame in itertools.islice(container.decode(stream), VIDEO.frames)
         ]
     return torch.from_numpy(np.stack(pictures)).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)

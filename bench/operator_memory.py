@@ -17,13 +17,15 @@ import time
 from pathlib import Path
 
 from bench.common import Goal, Side, report
-from bench.plane import PYTORCH, RATE, VTJ, Raw, each, gang, limited, operator, training_operator, until, vtj
+from bench.plane import PYTORCH, RATE, VTJ, Client, Raw, each, gang, limited, operator, training_operator, until, vtj
 from kinema_cluster.control_plane import ControlPlane
 
 NAMESPACE = "idle"
 GOAL = Goal(at_most=1.0)
 FIELDS = ("Rss", "Pss", "Anonymous", "Private_Clean", "Private_Dirty")
 PAGE = 250
+PATIENCE = 600.0
+"""Seconds until all jobs are idle."""
 
 
 def memory(pid: int) -> dict[str, float]:
@@ -43,11 +45,11 @@ def idle(job: Raw) -> bool:
     return told
 
 
-def settled(plane: ControlPlane, path: str, *, count: int) -> bool:
+def settled(client: Client, path: str, *, count: int) -> bool:
     """Whether so many jobs of a collection are idle."""
     found, token = 0, ""
     while True:
-        page = plane.api.get(f"{path}?limit={PAGE}&continue={token}")
+        page = client.request("GET", f"{path}?limit={PAGE}&continue={token}")
         found += sum(idle(job) for job in page["items"])
         token = page["metadata"].get("continue") or ""
         if not token:
@@ -67,8 +69,10 @@ def measure(
             numbers = range(number, min(count, number + PAGE))
             each(plane, "POST", [(paths["ours"], vtj(f"wan-{n}", suspend=True)) for n in numbers])
             each(plane, "POST", [(paths["theirs"], gang(f"gang-{n}", workers=1, suspend=True)) for n in numbers])
+        client = Client(plane)
         for path in paths.values():
-            until(f"{count} jobs of {path} are suspended", functools.partial(settled, plane, path, count=count), poll=2)
+            done = functools.partial(settled, client, path, count=count)
+            until(f"{count} jobs of {path} are suspended", done, seconds=PATIENCE, poll=4)
         for _ in range(samples):
             time.sleep(wait / samples)
             for name, pid in processes.items():
