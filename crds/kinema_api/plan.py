@@ -59,7 +59,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def settings_of(spec: JobSpec, model: Entry) -> Stages:
     """Every stage's settings: what the user wrote, over the family's defaults, over the built-in ones."""
-    written = spec.stages.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    written = spec.stages.model_dump(by_alias=True, exclude_unset=True)
     stages = Stages.model_validate(merge(model.defaults, written))
     schedule = stages.train.schedule
     if "warmup_steps" not in spec.stages.train.schedule.model_fields_set:

@@ -19,7 +19,7 @@ from kinema_operator.conditions import with_conditions
 from kinema_operator.draft import Draft
 from kinema_operator.ended import after_end, policy_of
 from kinema_operator.observed import Decision, Event, EventType, Observed, Platform, Raw
-from kinema_operator.status import read_status, shorten, stored, timestamp, write_progress, write_status
+from kinema_operator.status import generation_of, read_status, shorten, stored, timestamp, write_progress, write_status
 from kinema_operator.stop import CANCELLED, deadline, demanded
 from kinema_operator.summary import summary
 from kinema_operator.walk import walk
@@ -42,7 +42,7 @@ def decide(job: Raw, observed: Observed, platform: Platform, now: datetime) -> D
     before = read_status(job)
     if before.phase.terminal:
         return after_end(job, before, observed, now)
-    status = before.model_copy(update={"observed_generation": job["metadata"].get("generation", 0)})
+    status = before.model_copy(update={"observed_generation": generation_of(job)})
     try:
         spec = JobSpec.model_validate(job["spec"])
         resolved = status.resolved or freeze(spec=spec, pools=observed.pools, images=platform.images)
@@ -63,7 +63,7 @@ def _go_on(job: Raw, draft: Draft) -> Decision:
     status = summary(draft, current, demand)
     due = deadline(draft.spec.policy, status, draft.now)
     if due is not None and status.phase is Phase.RUNNING:
-        draft.look_again(max(0.0, (due - draft.now).total_seconds()))
+        draft.look_again((due - draft.now).total_seconds())
     written = write_status(status)
     return Decision(
         create=tuple(draft.create),
@@ -88,7 +88,7 @@ def _refuse(job: Raw, status: JobStatus, error: PlanError, now: datetime) -> Dec
     """
     waits = error.reason in WAITS_FOR_ADMINISTRATOR
     message, reason = shorten(str(error)), error.reason
-    phase = Phase.FAILED if not waits else status.phase if status.resolved else Phase.PENDING
+    phase = status.phase if waits else Phase.FAILED
     if waits and status.resolved is None and policy_of(job).cancel:
         phase, reason, message = Phase.CANCELLED, CANCELLED.reason, CANCELLED.message
     update = {"phase": phase, "message": message, "diagnosis": "" if phase is Phase.CANCELLED else message}

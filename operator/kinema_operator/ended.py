@@ -14,7 +14,7 @@ from kinema_api.names import Stage
 from kinema_api.status import AttemptState, JobStatus, Phase, StageState, StageStatus
 from kinema_operator.conditions import with_conditions
 from kinema_operator.observed import Child, Decision, Deletion, Event, EventType, Observed, Raw
-from kinema_operator.status import parse_time, timestamp, write_status
+from kinema_operator.status import generation_of, parse_time, timestamp, write_status
 
 LONGEST_WAIT = 86_400.0
 """Seconds after which a job is looked at again although its time is later."""
@@ -48,7 +48,7 @@ def policy_of(job: Raw) -> Policy:
 
 def acknowledged(job: Raw, status: JobStatus) -> Raw | None:
     """The status that says that the present generation was seen; None when it says so already."""
-    generation = job["metadata"].get("generation", 0)
+    generation = generation_of(job)
     if status.observed_generation == generation:
         return None
     conditions = [condition.model_copy(update={"observed_generation": generation}) for condition in status.conditions]
@@ -81,9 +81,7 @@ def _cleanup(status: JobStatus, policy: Policy, observed: Observed) -> tuple[Del
 def _retry(job: Raw, status: JobStatus, policy: Policy, now: datetime, delete: tuple[Deletion, ...]) -> Decision:
     assert policy.retry is not None
     number, asked = policy.retry.number, policy.retry.stage
-    served = status.model_copy(
-        update={"retry": number, "observed_generation": job["metadata"].get("generation", 0)},
-    )
+    served = status.model_copy(update={"retry": number, "observed_generation": generation_of(job)})
     names = [stage.name for stage in status.stages]
     refusal = ""
     if status.phase is Phase.CANCELLED or policy.cancel:
@@ -104,7 +102,6 @@ def _retry(job: Raw, status: JobStatus, policy: Policy, now: datetime, delete: t
         "diagnosis": "",
         "started_at": timestamp(now) if first is not None else None,
         "finished_at": None,
-        "suspended_at": None,
         "suspended_seconds": 0,
         "stages": _reset(status.stages, first),
     }

@@ -19,6 +19,11 @@ def read_status(job: Raw) -> JobStatus:
     return JobStatus.stored(status)
 
 
+def generation_of(job: Raw) -> int:
+    """The generation of the job's spec."""
+    return int(job["metadata"].get("generation", 0))
+
+
 def read_progress(job: Raw) -> Progress | None:
     """What the running stage said last, as the server wrote it; None when there is nothing that can be read."""
     try:

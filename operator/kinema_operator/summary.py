@@ -27,7 +27,7 @@ def summary(draft: Draft, current: Stage | None, demand: Stop | None) -> JobStat
     phase = _phase(draft, current, demand)
     if current is not None and demand is not None and phase is demand.phase:
         _halt(draft, current, demand)
-    reason, message = _sentence(draft, current, phase, demand)
+    reason, message = _sentence(draft, current, phase)
     diagnosis = shorten(_diagnosis(draft, current, demand))
     if draft.observed.denied and not phase.terminal:
         reason, (message, diagnosis) = denied.REASON, denied.sentences(draft.observed.denied)
@@ -91,7 +91,7 @@ def _retry(draft: Draft) -> int:
     return asked.number
 
 
-def _sentence(draft: Draft, current: Stage | None, phase: Phase, demand: Stop | None) -> tuple[str, str]:
+def _sentence(draft: Draft, current: Stage | None, phase: Phase) -> tuple[str, str]:
     """The job's reason and message."""
     if current is None:
         return "Completed", shorten(f"done; results are in {_last_artifact(draft)}")

@@ -84,6 +84,8 @@ def test_samples_have_the_geometry_of_the_clips_unless_told() -> None:
 def test_a_short_run_has_a_short_warm_up_unless_told() -> None:
     short = settings_of(spec(stages={"train": {"steps": 50}}), entry("wan2.1-t2v-1.3b"))
     assert short.train.schedule.warmup_steps == 5
+    odd = settings_of(spec(stages={"train": {"steps": 57}}), entry("wan2.1-t2v-1.3b"))
+    assert repr(odd.train.schedule.warmup_steps) == "5"
     told = settings_of(spec(stages={"train": {"steps": 50, "schedule": {"warmupSteps": 20}}}), entry("wan2.1-tiny"))
     assert told.train.schedule.warmup_steps == 20
 

@@ -19,6 +19,7 @@ from kinema_operator.diagnosis import joined
 from kinema_operator.draft import Draft, blames_node, keys_of
 from kinema_operator.observed import Deletion, Event, EventType, Observed
 from kinema_operator.status import (
+    generation_of,
     parse_time,
     read_progress,
     read_status,
@@ -76,6 +77,13 @@ def test_without_progress_there_is_none(status: Any) -> None:
     assert read_progress({**job(), "status": status}) is None
     assert read_progress(job()) is None
     assert read_status({**job(), "status": status}) == read_status(job()) == JobStatus()
+
+
+def test_a_job_without_a_generation_is_at_none() -> None:
+    made = job()
+    assert generation_of(made) == 1
+    del made["metadata"]["generation"]
+    assert generation_of(made) == 0
 
 
 def test_progress_that_begins_has_no_time() -> None:

@@ -189,10 +189,13 @@ def test_a_retry_starts_from_the_stage_that_failed() -> None:
 def test_a_retry_from_check_resolves_everything_anew() -> None:
     story = Story()
     story.reach(Stage.TRAIN)
+    story.job["status"]["resolved"]["pins"] = {"weights": "0f1e"}
+    story.platform = replace(story.platform, images=dict.fromkeys(story.platform.images, "newer"))
     story.fail("wan-train-1", code=Exit.USER)
     status = edit(story, retry={"number": 1, "stage": "check"})
     assert status.stage is Stage.CHECK and status.resolved is not None and status.resolved.keys == {}
     assert "wan-check-2" in story.children
+    assert (status.resolved.pins, status.resolved.images["check"]) == ({}, "kinema/stage:1"), "the rest stays frozen"
 
 
 def test_a_retry_of_a_later_stage_leaves_no_earlier_one_undone() -> None:

@@ -91,6 +91,12 @@ def artifacts_that_exist() -> Told:
     return told
 
 
+def all_artifacts_exist() -> Told:
+    told = Told()
+    told.reach(Stage.TRAIN, existing=["convert", "features", "prepare"])
+    return told
+
+
 def optional_stages_left_out() -> Told:
     told = Told(job=job(stages={"export": {"enabled": False}, "sample": {"enabled": False}}))
     told.start(Stage.TRAIN)
@@ -413,6 +419,7 @@ def retried_from_a_later_stage() -> Told:
     told.wait(30)
     told.edit(retry={"number": 1, "stage": "sample"})
     told.fail("wan-train-2", code=Exit.USER)
+    told.push(stage="train", attempt=2, loss="0.3")
     told.edit(retry={"number": 2, "stage": "convert"})
     return told
 
@@ -420,10 +427,12 @@ def retried_from_a_later_stage() -> Told:
 def retries_that_make_no_sense() -> Told:
     told = at(Stage.TRAIN, stages={"export": {"enabled": False}, "sample": {"enabled": False}})
     told.edit(retry={"number": 1})
-    told.succeed("wan-train-1")
+    told.succeed("wan-train-1", counts={"steps": 3})
+    told.add("wan-train-9", Stage.TRAIN, 9)
     told.edit(retry={"number": 2})
     told.edit(retry={"number": 3, "stage": "sample"})
     told.edit(retry={"number": 4, "stage": "train"}, cancel=True)
+    told.add("wan-train-8", Stage.TRAIN, 8)
     told.edit(retry={"number": 5, "stage": "train"}, cancel=False)
     return told
 
@@ -513,6 +522,7 @@ STORIES: dict[str, Callable[[], Told]] = {
     for story in (
         whole_on_accelerators,
         artifacts_that_exist,
+        all_artifacts_exist,
         optional_stages_left_out,
         failures_up_to_the_limit,
         retries_of_a_stage,
