@@ -74,6 +74,15 @@ def test_a_stage_that_found_its_artifact_made_by_another_job_counts_as_skipped()
     assert states(story)["convert"] == "Running"
 
 
+def test_the_worker_that_made_the_artifact_speaks_for_all() -> None:
+    story = Story()
+    story.start(Stage.FEATURES)
+    idle, maker = (Termination(code=0, message="nothing to do"), Termination(code=0, message="made it", artifact="a"))
+    story.end("wan-features-1", pod(termination=idle), pod(termination=maker, name="pod-1"))
+    features = story.settle().stages[2]
+    assert (features.artifact, features.message) == ("a", "made it")
+
+
 def test_keys_of_check_reach_later_stages() -> None:
     story = Story()
     story.start(Stage.TRAIN)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
+from kinema_api.exits import Termination
 from kinema_api.names import Stage
 from kinema_operator.observed import Decision, PodEnd, Raw
 
-from tests.unit.decide.story import START, Story, born
+from tests.unit.decide.story import START, Story, born, job, pod
 
 LEFT_OUT = ("resolved.model", "resolved.pools", "resolved.images", "resolved.stages", "progress")
 """Parts of the status that the plan's tests compare, or that the server writes."""
@@ -113,3 +114,20 @@ class Told(Story):
     @property
     def text(self) -> str:
         return "\n".join(self.lines) + "\n"
+
+
+def at(stage: Stage, **spec: Any) -> Told:
+    """A story whose lines begin when a stage has started."""
+    told = Told(job=job(**spec))
+    told.start(stage)
+    told.lines.clear()
+    told.say(f"{stage} has started")
+    return told
+
+
+def done(**left: Any) -> PodEnd:
+    return pod(termination=Termination(code=0, **left))
+
+
+def began(end: PodEnd, seconds: float) -> PodEnd:
+    return replace(end, started_at=START + timedelta(seconds=seconds))
