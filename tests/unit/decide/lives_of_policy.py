@@ -103,6 +103,7 @@ def retried_from_check() -> Told:
     told.reach(Stage.TRAIN)
     told.fail("wan-train-1", code=Exit.USER)
     told.wait(30)
+    told.push(stage="train", attempt=1, loss="0.3")
     told.edit(retry={"number": 2, "stage": "check"})
     told.edit(retry={"number": 4})
     told.edit(retry={"number": 3})

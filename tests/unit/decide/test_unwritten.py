@@ -56,6 +56,13 @@ def test_deleted_while_its_pods_live_it_is_waited_for() -> None:
     assert [item["metadata"]["name"] for item in story.step().create] == ["wan-check-1"]
 
 
+def test_it_is_kept_while_pods_of_another_are_waited_for() -> None:
+    story = unwritten(Stage.CHECK)
+    story.stray_pods = True
+    story.step()
+    assert story.deleted == []
+
+
 def test_one_that_has_ended_already_counts() -> None:
     story = unwritten(Stage.PREPARE)
     story.children["wan-prepare-1"] = replace(story.children["wan-prepare-1"], finished=True, succeeded=True)
