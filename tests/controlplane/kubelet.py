@@ -214,7 +214,8 @@ class Kubelet:
             "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": _now()}],
             "containerStatuses": [_container(pod, {"terminated": ended}, ready=False)],
         }
-        self._patch(pod, status)
+        # Of a pod that is deleted meanwhile nobody but its kubelet would remove the rest: it is looked at again.
+        self._patch(pod, status, version=pod["metadata"]["resourceVersion"])
 
     def _train(self, pod: Raw, failure: End | None) -> End:
         """Train from the last checkpoint in the folder that the pod is told of; only rank 0 writes."""
@@ -234,9 +235,10 @@ class Kubelet:
         options = {"gracePeriodSeconds": 0, "preconditions": {"uid": metadata["uid"]}}
         self._api.request("DELETE", f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}", options)
 
-    def _patch(self, pod: Raw, status: Raw) -> None:
+    def _patch(self, pod: Raw, status: Raw, *, version: str = "") -> None:
         metadata = pod["metadata"]
-        body = {"metadata": {"uid": metadata["uid"]}, "status": status}
+        expected = {"uid": metadata["uid"], **({"resourceVersion": version} if version else {})}
+        body = {"metadata": expected, "status": status}
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/status"
         self._api.request("PATCH", path, json.loads(json.dumps(body)), content_type=_MERGE)
 
