@@ -15,9 +15,10 @@ from kinema_api.names import Stage
 from kinema_api.plan import freeze
 from kinema_api.status import Attempt, AttemptState, Condition, ConditionStatus, JobStatus, Phase, Progress
 from kinema_operator.conditions import Truth, with_conditions
+from kinema_operator.denied import hindered
 from kinema_operator.diagnosis import joined
 from kinema_operator.draft import Draft, blames_node, keys_of
-from kinema_operator.observed import Deletion, Event, EventType, Observed
+from kinema_operator.observed import Decision, Deletion, Event, EventType, Observed
 from kinema_operator.status import (
     generation_of,
     parse_time,
@@ -184,6 +185,25 @@ def test_a_condition_keeps_its_time_while_its_status_stays() -> None:
     assert accepted is not None and (accepted.status, accepted.reason, accepted.message) == (FALSE, "S", "because")
     assert progressing is not None and (progressing.status, progressing.reason) == (TRUE, "ProgressPushed")
     assert progressing.message == "p" * 1021 + "..."
+
+
+def test_a_job_that_cannot_be_looked_at_says_which_right_is_lacking() -> None:
+    why = 'jobs.batch is forbidden: "kinema" cannot list resource "jobs"'
+    message = f"waits: the operator lacks a right: {why}"
+    diagnosis = f"{message}; let the administrator give the operator the right that it names: the chart has it"
+    event = Event(EventType.WARNING, "Forbidden", diagnosis)
+    made = {**job(), "status": JobStatus(phase=Phase.RUNNING, restarts=1).wire()}
+    decision = hindered(made, why, START)
+    assert decision == Decision(status=decision.status, events=(event,))
+    status = read_status({"status": decision.status})
+    assert (status.phase, status.restarts, status.message, status.diagnosis) == (Phase.RUNNING, 1, message, diagnosis)
+    running = status.condition("Running")
+    assert running is not None
+    assert (running.status, running.reason, running.message) == (TRUE, "Forbidden", message)
+    assert running.last_transition_time == timestamp(START)
+    assert hindered({**made, "status": decision.status}, why, after(9)) == Decision(events=(event,))
+    ended = {**job(), "status": JobStatus(phase=Phase.FAILED).wire()}
+    assert hindered(ended, why, START) == Decision(events=(event,))
 
 
 def draft(**spec: Any) -> Draft:
