@@ -57,8 +57,8 @@ def find(say: Say, *, namespace: str = "default", storage_class: str | None = No
         return _given(given, say, namespace=namespace, storage_class=storage_class)
     local.up()
     kubectl = Kubectl(binary=str(KUBERNETES.binary("kubectl")), kubeconfig=local.kubeconfig, namespace=namespace)
+    kubectl.apply(namespace_object(namespace))
     if namespace != "default":
-        kubectl.apply(namespace_object(namespace))
         local.add_volume(WORKSPACE, namespace=namespace)
     return Target(kubectl=kubectl, cluster=local)
 
