@@ -144,7 +144,7 @@ class Table:
     rows: list[Row] = field(default_factory=list)
 
     def add(self, fault: str, *, job: Job, clock: Clock, said: str, attempts: list[Attempt] | None = None) -> None:
-        """Take up the outcome of a fault; the page must say the same of it."""
+        """Take up the outcome of a fault; a page that has it must say the same of it."""
         status = job.status
         train = job.stage(Stage.TRAIN)
         row = Row(
@@ -160,7 +160,7 @@ class Table:
         if os.environ.get("UPDATE_DOCS"):
             write([row])
             return
-        assert documented().get(fault, ())[1:MEASURED] == row.cells[1:MEASURED], (
+        assert documented().get(fault, row.cells)[1:MEASURED] == row.cells[1:MEASURED], (
             f"docs/faults.md says something else of '{fault}'; UPDATE_DOCS=1 writes what was seen: {row.cells}"
         )
 
