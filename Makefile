@@ -115,7 +115,8 @@ test-all: test test-mutation ## `test`, and the slow tests too
 ##@ Benchmarks
 .PHONY: bench
 bench: setup ## Every benchmark, one JSON line each; on a quiet machine
-	for name in train_overhead encode reconcile_latency; do $(PY) -m bench.$$name; done
+	missed=0; for name in train_overhead encode reconcile_latency operator_memory; do \
+		$(PY) -m bench.$$name || missed=1; done; exit $$missed
 
 ##@ Cleaning
 .PHONY: clean
