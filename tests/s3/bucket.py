@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ class ObjectStore:
     """A running store with an empty bucket."""
 
     port: int
+    bucket: str = BUCKET
 
     @property
     def url(self) -> str:
@@ -40,30 +42,43 @@ class ObjectStore:
 
     def empty(self) -> None:
         """Remove every object."""
-        for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
+        for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
             for entry in page.get("Contents", []):
-                self.s3.delete_object(Bucket=BUCKET, Key=entry["Key"])
+                self.s3.delete_object(Bucket=self.bucket, Key=entry["Key"])
 
     def put(self, folder: Path, prefix: str) -> None:
         """Copy a local folder into the bucket."""
         for path in folder.rglob("*"):
             if path.is_file():
-                self.s3.upload_file(str(path), BUCKET, f"{prefix}/{path.relative_to(folder).as_posix()}")
+                self.s3.upload_file(str(path), self.bucket, f"{prefix}/{path.relative_to(folder).as_posix()}")
 
     def keys(self) -> list[str]:
         """Every key of the bucket."""
-        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
         return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+    def read(self, key: str) -> bytes | None:
+        """The content of an object; None when there is none."""
+        try:
+            return self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        except self.s3.exceptions.NoSuchKey:
+            return None
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of every object below a prefix, by its key relative to it."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        return {entry["Key"][len(prefix) :]: entry["Size"] for page in pages for entry in page.get("Contents", [])}
 
 
 @contextlib.contextmanager
-def object_store() -> Iterator[ObjectStore]:
-    """A moto server on a free port."""
+def object_store(bucket: str = BUCKET) -> Iterator[ObjectStore]:
+    """A moto server on a free port, with a bucket."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server.start()
     try:
-        store = ObjectStore(port=server.get_host_and_port()[1])
-        store.s3.create_bucket(Bucket=BUCKET)
+        store = ObjectStore(port=server.get_host_and_port()[1], bucket=bucket)
+        store.s3.create_bucket(Bucket=bucket)
         yield store
     finally:
         server.stop()

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import random
 import socket
 import struct
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
@@ -25,10 +27,18 @@ class FaultyProxy:
         seed: of the choice, which is made in the order in which calls arrive.
         faults: kinds to choose from. `reset-after` carries out the call and loses the answer.
         delay: seconds that a slow answer waits.
+        host: this machine's address to listen on.
     """
 
     def __init__(
-        self, port: int, *, share: float, seed: int = 0, faults: tuple[str, ...] = FAULTS, delay: float = 0.2
+        self,
+        port: int,
+        *,
+        share: float,
+        seed: int = 0,
+        faults: tuple[str, ...] = FAULTS,
+        delay: float = 0.2,
+        host: str = "127.0.0.1",
     ) -> None:
         self.share = share
         self.delay = delay
@@ -46,10 +56,9 @@ class FaultyProxy:
         class Handler(_Handler):
             owner = proxy
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server((host, 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="faulty proxy", daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"http://{host}:{self._server.server_port}"
 
     def __enter__(self) -> FaultyProxy:
         self._thread.start()
@@ -62,12 +71,27 @@ class FaultyProxy:
         self._server.shutdown()
         self._server.server_close()
 
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        """Let no call through for a while."""
+        share, faults = self.share, self._faults
+        self.share, self._faults = 1, ("reset-before",)
+        try:
+            yield
+        finally:
+            self.share, self._faults = share, faults
+
     def choose(self) -> str:
         """The fault of the next call, or `ok`."""
         with self._lock:
             fault = self._random.choice(self._faults) if self._random.random() < self.share else "ok"
             self.counts[fault] += 1
             return fault
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -97,9 +121,10 @@ class _Handler(BaseHTTPRequestHandler):
         status, headers, content = self._upstream(body)
         if fault == "slow":
             self.owner.stopped.wait(self.owner.delay)
-        if fault == "reset-after":
+        # An answer without a body can only be lost whole.
+        if fault == "reset-after" or (fault == "reset-in-body" and len(content) < 2):
             return self._reset()
-        if fault == "reset-in-body" and len(content) > 1:
+        if fault == "reset-in-body":
             self._answer(status, headers, content, keep=len(content) // 2)
             return self._reset()
         self._answer(status, headers, content)
