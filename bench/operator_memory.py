@@ -70,9 +70,13 @@ def measure(
             each(plane, "POST", [(paths["ours"], vtj(f"wan-{n}", suspend=True)) for n in numbers])
             each(plane, "POST", [(paths["theirs"], gang(f"gang-{n}", workers=1, suspend=True)) for n in numbers])
         client = Client(plane)
+
+        def done(path: str) -> bool:
+            memory(ours)  # Ends the wait when the operator has ended.
+            return settled(client, path, count=count)
+
         for path in paths.values():
-            done = functools.partial(settled, client, path, count=count)
-            until(f"{count} jobs of {path} are suspended", done, seconds=PATIENCE, poll=4)
+            until(f"{count} jobs of {path} are suspended", functools.partial(done, path), seconds=PATIENCE, poll=4)
         for _ in range(samples):
             time.sleep(wait / samples)
             for name, pid in processes.items():

@@ -135,6 +135,8 @@ def operator(plane: ControlPlane, **settings: Any) -> Iterator[int]:
         try:
             _ready(process, probe, folder / "log")
             yield process.pid
+            if process.poll() is not None:
+                raise SystemExit(f"the operator has ended:\n{(folder / 'log').read_text()[-3000:]}")
         finally:
             process.terminate()
             process.wait(timeout=30)

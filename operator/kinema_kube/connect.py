@@ -17,8 +17,6 @@ from kinema_kube.client import Kube
 
 Loader = Callable[[Configuration], Awaitable[None]]
 
-CONNECTIONS = 16
-"""Requests of one client that are under way at a time; others wait."""
 _HOST_VARIABLE = "KUBERNETES_SERVICE_HOST"
 
 
@@ -87,8 +85,6 @@ async def connect(
     load = loader(kubeconfig=kubeconfig, context=context)
     configuration = Configuration()
     await load(configuration)
-    # A connection takes half a MiB; more of them would not make an API server faster.
-    configuration.connection_pool_maxsize = CONNECTIONS
     configuration.proxy = configuration.proxy or proxy_of(configuration.host)
     # Else each request reads the environment and ~/.netrc anew, in two threads that wait for the event loop's.
     configuration.client_session_kwargs = {"trust_env": False}
