@@ -85,6 +85,8 @@ async def connect(
     load = loader(kubeconfig=kubeconfig, context=context)
     configuration = Configuration()
     await load(configuration)
+    # No limit: a request that waits for a connection may be the one that keeps the Lease.
+    configuration.connection_pool_maxsize = 0
     configuration.proxy = configuration.proxy or proxy_of(configuration.host)
     # Else each request reads the environment and ~/.netrc anew, in two threads that wait for the event loop's.
     configuration.client_session_kwargs = {"trust_env": False}

@@ -69,5 +69,7 @@ async def test_a_request_reads_no_environment(tmp_path: Path) -> None:
         session = kube.api.rest_client._create_pool_manager()
         try:
             assert session.trust_env is False
+            # None waits for another one's connection either.
+            assert session.connector is not None and session.connector.limit == 0
         finally:
             await session.close()
