@@ -33,7 +33,8 @@ while len(list(folder.glob('shard-*.json'))) < wanted:
     assert time.monotonic() < end, f"{folder} has no {wanted} finished shards"
     time.sleep(0.02)
 """
-KILLED, DELETED = "attempt {} failed .* was killed, exit code 137", "attempt {} failed .* deleted from outside"
+KILLED = "^train: attempt {} failed .* was killed, exit code 137"
+DELETED = "^train: attempt {} failed .* deleted from outside"
 WAIT_FOR_STEP = """
 import json, pathlib, sys, time
 path, wanted, end = pathlib.Path(sys.argv[1]), int(sys.argv[2]), time.monotonic() + 240
