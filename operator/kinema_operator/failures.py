@@ -31,9 +31,7 @@ CONSEQUENCES: Mapping[FailureClass, Consequence] = MappingProxyType(
         FailureClass.PREEMPTED: Consequence(
             retry=True, fix="it starts again when there is room; a higher scheduling priority helps"
         ),
-        FailureClass.HOST_OUT_OF_MEMORY: Consequence(
-            retry=True, fix="raise resources.memory of the stage, or lower its workers"
-        ),
+        FailureClass.HOST_OUT_OF_MEMORY: Consequence(retry=True, fix="raise the stage's resources.memory"),
         FailureClass.DEVICE_OUT_OF_MEMORY: Consequence(
             retry=False,
             fix="lower the batch, the frames or the size, shard over more devices, or recompute activations",
@@ -41,9 +39,7 @@ CONSEQUENCES: Mapping[FailureClass, Consequence] = MappingProxyType(
         FailureClass.USER: Consequence(retry=False),
         FailureClass.DATA: Consequence(retry=False),
         FailureClass.NUMERICS: Consequence(retry=False, fix="lower the learning rate, or warm up for longer"),
-        FailureClass.STORAGE: Consequence(
-            retry=True, fix="free space in the workspace, and see that the job may write there"
-        ),
+        FailureClass.STORAGE: Consequence(retry=True),
         FailureClass.STALLED: Consequence(
             retry=True, fix="the stacks and the log tail of the attempt show where it hung", avoid_node=True
         ),

@@ -6,6 +6,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from kinema_api.exits import Exit, FailureClass
+from kinema_operator.diagnosis import joined
 from kinema_operator.failures import (
     EXITS,
     LOG_PATTERNS,
@@ -76,7 +77,9 @@ def _named(end: PodEnd) -> tuple[Cause, str]:
     if seen is not None and seen.kind is FailureClass.HOST_OUT_OF_MEMORY:
         return seen, f"{where} used more memory than its limit; raise the stage's resources.memory"
     if seen is not None:
-        return seen, f"{where} failed ({end.reason or end.init}){detail}"
+        failed = f"{where} failed ({end.reason or end.init}){detail}"
+        scratch = seen.kind is FailureClass.STORAGE
+        return seen, joined(failed, "raise podTemplate.scratch of the stage") if scratch else failed
     if end.exit_code is not None:
         return _from_log(end) or _KILLED, f"{where} was killed, exit code {end.exit_code}{detail}"
     return _FAILED, f"{where}: " + ": ".join(part for part in (end.reason, end.message or "it never ran") if part)

@@ -101,13 +101,11 @@ def stalled(who: str, *, stacks: str | None) -> Termination:
     return _failed(Exit.STALLED, who).model_copy(update={"stacks": stacks})
 
 
-def host_memory(what: str, *, stage: Stage | None, memory: Memory | None = None) -> str:
+def host_memory(what: str, *, memory: Memory | None = None) -> str:
     """The sentence for a lack of the host's memory."""
     figures = str(memory or Memory.read())
-    return (
-        f"{what}: the host's memory did not suffice{f' ({figures})' if figures else ''}; raise memory in"
-        f" stages.{stage or 'X'}.resources"
-    )
+    known = f" ({figures})" if figures else ""
+    return f"{what}: the host's memory did not suffice{known}; raise the stage's resources.memory"
 
 
 def _sentence(code: Exit, cause: BaseException, *, workspace: Path | None, stage: Stage | None) -> str:
@@ -115,7 +113,7 @@ def _sentence(code: Exit, cause: BaseException, *, workspace: Path | None, stage
     if code is Exit.STORAGE and isinstance(cause, OSError):
         return _storage(cause, workspace)
     if code is Exit.HOST_OUT_OF_MEMORY:
-        return host_memory(text, stage=stage)
+        return host_memory(text)
     if code is Exit.OUT_OF_MEMORY:
         figures = min((text.partition(word)[0] for word in _BOILERPLATE), key=len).strip()
         default = "take a device with more memory"

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO
 
 from kinema_api.exits import Exit, StageError
-from kinema_api.names import Stage
 from kinema_stage import stacks, termination
 from kinema_stage.logs import TAIL_LINES
 from kinema_stage.memory import Memory
@@ -362,7 +361,7 @@ def judge(place: Place, ended: Ended) -> None:
         return
     tail = "\n".join(ended.errors.splitlines()[-TAIL_LINES:])
     if ended.memory is not None:
-        message = termination.host_memory(ended.killed(), stage=Stage.TRAIN, memory=ended.memory)
+        message = termination.host_memory(ended.killed(), memory=ended.memory)
         raise WorkerError(Exit.HOST_OUT_OF_MEMORY, message, tail=tail)
     if ended.interrupted:
         raise StageError(Exit.INTERRUPTED, "interrupted before training began; nothing is lost")

@@ -43,8 +43,12 @@ def full(path: str | None, number: int = errno.ENOSPC) -> OSError:
     ("error", "code", "words"),
     [
         (StageError(Exit.DATA, "no clips"), Exit.DATA, ["no clips"]),
-        (MemoryError(), Exit.HOST_OUT_OF_MEMORY, ["host's memory", "raise memory in stages."]),
-        (OSError(errno.ENOMEM, "Cannot allocate memory"), Exit.HOST_OUT_OF_MEMORY, ["raise memory in stages."]),
+        (MemoryError(), Exit.HOST_OUT_OF_MEMORY, ["host's memory", "raise the stage's resources.memory"]),
+        (
+            OSError(errno.ENOMEM, "Cannot allocate memory"),
+            Exit.HOST_OUT_OF_MEMORY,
+            ["raise the stage's resources.memory"],
+        ),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
             Exit.HOST_OUT_OF_MEMORY,
@@ -53,7 +57,7 @@ def full(path: str | None, number: int = errno.ENOSPC) -> OSError:
         (
             RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed."),
             Exit.HOST_OUT_OF_MEMORY,
-            ["pid 12", "raise memory in stages."],
+            ["pid 12", "raise the stage's resources.memory"],
         ),
         (OutOfMemoryError(CUDA), Exit.OUT_OF_MEMORY, ["79.10 GiB", "70.00 GiB is allocated", "5.00 GiB is reserved"]),
         (RuntimeError(NPU), Exit.OUT_OF_MEMORY, ["60.97 GiB total capacity", "58.20 GiB already allocated"]),
@@ -100,9 +104,9 @@ def test_what_a_process_left_reaches_the_message() -> None:
 
 def test_the_hosts_memory_comes_with_figures() -> None:
     memory = Memory(current=1 << 30, peak=2 << 30, limit=2 << 30, kills=1)
-    text = termination.host_memory("it was killed", stage=Stage.TRAIN, memory=memory)
+    text = termination.host_memory("it was killed", memory=memory)
     assert "in use 1.00 GiB, peak 2.00 GiB, limit 2.00 GiB" in text
-    assert "raise memory in stages.train.resources" in text
+    assert "raise the stage's resources.memory" in text
 
 
 def test_the_tail_is_the_last_lines_that_are_not_empty() -> None:

@@ -277,7 +277,7 @@ KILLED = "line\nSignal 9 (SIGKILL) received by PID 41\nmore"
         (
             ended(code=1, errors=KILLED, memory=Memory(current=1 << 30, peak=2 << 30, limit=2 << 30, kills=1)),
             Exit.HOST_OUT_OF_MEMORY,
-            "rank 1 was killed by SIGKILL.*limit 2.00 GiB.*raise memory in stages.train.resources",
+            "rank 1 was killed by SIGKILL.*limit 2.00 GiB.*raise the stage's resources.memory",
         ),
     ],
 )
