@@ -18,6 +18,7 @@ from kinema_demo.install import namespace as namespace_object
 from kinema_demo.kubectl import Kubectl, Object
 
 from kinema_api.names import PROGRESS_AUDIENCE, PROGRESS_DIR, Stage
+from kinema_api.status import JobStatus
 
 from tests.cluster.jobs import NO_RESULT, Job, Jobs, until
 
@@ -68,9 +69,15 @@ def training(jobs: Jobs, wan: Job, shared: str) -> Iterator[Job]:
     wan.succeeded()
     job = jobs.start("access", root=shared, stages={**NO_RESULT, "train": {"steps": 1_000_000}})
     job.running(Stage.TRAIN)
-    job.until("it trains", lambda status: status.progress and status.progress.stage is Stage.TRAIN)
+    job.until("it trains", _steps)
     yield job
     job.delete()
+
+
+def _steps(status: JobStatus) -> bool:
+    """Whether training itself has spoken; before, the operator says that it begins."""
+    progress = status.progress
+    return progress is not None and progress.stage is Stage.TRAIN and bool(progress.step)
 
 
 @pytest.fixture(scope="module")
