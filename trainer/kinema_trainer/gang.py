@@ -57,6 +57,10 @@ class Roll:
         share = 1.0 if self.alone else SHARE
         return share * min(self._last[rank][0].limit for rank in ranks if rank in self._last)
 
+    def starting(self, rank: int) -> bool:
+        """Whether a process is still on its way to its first step, by its last sign of life."""
+        return rank in self._last and self._last[rank][0].phase is Phase.STARTING
+
     def first(self) -> Beat | None:
         """The newest sign of life of the lowest rank."""
         return self._last[min(self._last)][0] if self._last else None

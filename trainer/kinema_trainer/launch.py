@@ -33,6 +33,9 @@ ENV_STARTED = "KINEMA_STAGE_STARTED"
 POLL_SECONDS = 0.2
 LAST_WORDS_SECONDS = 5.0
 """How long the peers of a process that hangs have to find out, and to leave their own stacks."""
+LEAVE_SECONDS = 3.0
+"""What a process has that is told to stop before its first step: it has nothing to save, and while it waits for others
+it hears nothing."""
 KEPT_LINES = 200
 _SIGNALLED = re.compile(r"Signal (\d+) \(SIG[A-Z0-9]+\) received by PID (\d+)")
 """What torchrun says of a process that was killed; its own exit code hides it."""
@@ -237,7 +240,8 @@ class Watch:
     roll: gang.Roll
     stalled: WorkerError | None = None
     _awake: Awake = field(default_factory=Awake)
-    _told: set[int] = field(default_factory=set)
+    _told: dict[int, float] = field(default_factory=dict)
+    """When each process was told to stop."""
 
     def follow(self) -> None:
         """Return when the processes have ended, or have to."""
@@ -255,7 +259,7 @@ class Watch:
                 self._conclude()
                 return
             if self.interrupted.is_set():
-                self._tell()
+                self._tell(now)
 
     def end(self) -> None:
         """Kill what is left: torchrun, and the processes, which have sessions of their own."""
@@ -272,12 +276,14 @@ class Watch:
         if first is not None:
             self.on_beat(first)
 
-    def _tell(self) -> None:
+    def _tell(self, now: float) -> None:
         # Straight to the processes: torchrun would kill them 30 s after its own SIGTERM.
         for rank, pid in self.inbox.pids().items():
             if rank not in self._told:
-                self._told.add(rank)
+                self._told[rank] = now
                 _signal(pid, signal.SIGTERM)
+            elif now > self._told[rank] + LEAVE_SECONDS and self.roll.starting(rank):
+                _signal(pid, signal.SIGKILL)
 
     def _hung(self, now: float) -> bool:
         return bool(self._living(self.roll.overdue(now=now))) or bool(self._stalled_peers())

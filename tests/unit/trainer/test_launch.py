@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,27 @@ def test_an_interruption_reaches_the_processes(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="saved step 4 of 6") as caught:
         run_program(tmp_path, program, interrupted=interrupted)
     assert caught.value.code is Exit.INTERRUPTED
+
+
+def test_who_is_deaf_before_its_first_step_is_not_waited_for(tmp_path: Path) -> None:
+    """The rendezvous waits for pods that may never come, and hears no SIGTERM meanwhile."""
+    interrupted = threading.Event()
+    interrupted.set()
+    program = (
+        "import signal, time\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
+        "from kinema_stage.pace import Phase\n"
+        "from kinema_trainer.reports import Beat\n"
+        f"{REPORTER}"
+        "for number in range(600):\n"
+        "    r.beat(Beat(number=number, phase=Phase.STARTING, limit=1800))\n"
+        "    time.sleep(0.1)\n"
+    )
+    began = time.monotonic()
+    with pytest.raises(StageError, match="before training began; nothing is lost") as caught:
+        run_program(tmp_path, program, interrupted=interrupted)
+    assert caught.value.code is Exit.INTERRUPTED
+    assert time.monotonic() - began < 30, "the program alone takes 60 s"
 
 
 @pytest.mark.parametrize(
