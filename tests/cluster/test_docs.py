@@ -43,6 +43,7 @@ VARIABLE = (
     (re.compile(r"(?<=[:/-])[0-9a-f]{8}\b|\b[0-9a-f]{16}\b|\b[0-9a-f]{20}\b"), "DIGEST"),
     (re.compile(r"(?<=Resource Version:)\s+\d+"), " NUMBER"),
     (re.compile(r"\b(\d+d)?(\d+h)?(\d+m)?\d+s\b|\b\d+m\b"), "AGE"),
+    (re.compile(r"\b(seconds_\w+:)\s+[\d.]+"), r"\1 DURATION"),
     # A loss: four significant digits.
     (re.compile(r"\b([1-9]\.\d{3}|0\.[1-9]\d{3}|\d\d\.\d\d)\b"), "LOSS"),
 )
