@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from kinema_api.catalogue import Entry, entry, model_names
+from kinema_api.catalogue import Entry, entry
 from kinema_api.inputs import Location
 from kinema_api.job import JobSpec, Task
 from kinema_api.keys import Keys
 from kinema_api.locations import check_address, claim_of, in_container
 from kinema_api.names import Stage
+from kinema_api.objective import Masks
 from kinema_api.overrides import refusals
 from kinema_api.pool import PoolSpec
 from kinema_api.settings import Stages, StageSettings, Video
@@ -36,6 +37,8 @@ SHARED_STAGES = frozenset({Stage.PREPARE, Stage.FEATURES, Stage.CONVERT})
 """Stages whose artifact any job of the workspace may use."""
 OPTIONAL_STAGES = frozenset({Stage.EXPORT, Stage.SAMPLE})
 """Stages that may be left out."""
+MASKED_TASKS = frozenset({Task.T2V, Task.V2V})
+"""Tasks that may train on clips some of whose frames are clean."""
 STAGE_IMAGE = "stage"
 """Key of the light image of `CPU_STAGES` in the operator's table of images."""
 
@@ -65,8 +68,12 @@ def settings_of(spec: JobSpec, model: Entry) -> Stages:
     if "warmup_steps" not in spec.stages.train.schedule.model_fields_set:
         short = min(schedule.warmup_steps, stages.train.steps // 10)
         schedule = schedule.model_copy(update={"warmup_steps": short})
+    objective = stages.train.objective.filled
+    if (spec.model.task or model.tasks[0]) is Task.V2V and not objective.masks.shares:
+        objective = objective.model_copy(update={"masks": Masks(quarter_head=1)})
     train = stages.train.model_copy(
         update={
+            "objective": objective,
             "schedule": schedule,
             "nodes": stages.train.nodes or spec.defaults.nodes,
             "devices_per_node": stages.train.devices_per_node or spec.defaults.devices_per_node,
@@ -114,6 +121,7 @@ def freeze(*, spec: JobSpec, pools: Mapping[str, PoolSpec], images: Mapping[str,
     _check_task(spec, model)
     stages = settings_of(spec, model)
     _check_stages(stages)
+    _check_masks(spec, model, stages)
     _check_geometry(stages.prepare.video, model, "stages.prepare.video")
     if stages.sample.enabled and stages.sample.video is not None:
         _check_geometry(stages.sample.video, model, "stages.sample.video")
@@ -143,12 +151,25 @@ def _check_task(spec: JobSpec, model: Entry) -> None:
             f"spec.model.task: {model.name} cannot do {task.value}; write {can}, or name a model that can do"
             f" {task.value}",
         )
-    if task is not Task.T2V:
-        able = ", ".join(name for name in model_names() if Task.T2V in entry(name).tasks)
+    if task.images and model.image is None:
+        raise PlanError("TaskNotSupported", f"spec.model.task: {model.name} has no image encoder, which {task} needs")
+
+
+def _check_masks(spec: JobSpec, model: Entry, stages: Stages) -> None:
+    shares = stages.train.objective.masks.shares
+    where = "spec.stages.train.objective.masks"
+    task = spec.model.task or model.tasks[0]
+    if shares and task not in MASKED_TASKS:
         raise PlanError(
-            "TaskNotSupported",
-            f"spec.model.task: the native engine trains t2v, not yet {task.value}; name a model that can do t2v:"
-            f" {able}",
+            "InvalidMasks",
+            f"{where}: a model that does {task} is given frames beside the noise, not clean ones within it;"
+            " remove masks",
+        )
+    if sum(shares.values()) > 1 + 1e-9:
+        raise PlanError(
+            "InvalidMasks",
+            f"{where}: the shares {', '.join(f'{name} {share:g}' for name, share in shares.items())} add up to"
+            f" {sum(shares.values()):g}; together they are at most 1",
         )
 
 

@@ -11,10 +11,21 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field
 
-from kinema_api.base import Model, ModelName
+from kinema_api.base import Model, ModelName, Word
 from kinema_api.job import Task
 
-__all__ = ["Entry", "Family", "Transformer", "UnknownModelError", "VideoVae", "entry", "families", "model_names"]
+__all__ = [
+    "Entry",
+    "Family",
+    "ImageEncoder",
+    "Transformer",
+    "UnknownModelError",
+    "Velocity",
+    "VideoVae",
+    "entry",
+    "families",
+    "model_names",
+]
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -55,6 +66,29 @@ class Transformer(Model):
     """Number of parameters."""
 
 
+class ImageEncoder(Model):
+    """What turns the given frames into tokens that the transformer attends to beside the caption."""
+
+    tokens: Positive
+    """Tokens of one frame."""
+    width: Positive
+    """Width of a token."""
+    positions: bool = False
+    """Whether the transformer adds a learned embedding to each token by its place (several frames)."""
+
+
+class Velocity(Word):
+    """What a family's transformer predicts."""
+
+    NOISE_MINUS_DATA = "noise-data"
+    DATA_MINUS_NOISE = "data-noise"
+
+    @property
+    def sign(self) -> float:
+        """1 for noise - data, -1 for its opposite."""
+        return 1.0 if self is Velocity.NOISE_MINUS_DATA else -1.0
+
+
 class Entry(Model):
     """What one model needs."""
 
@@ -76,6 +110,10 @@ class Entry(Model):
     """The transformer's dimensions."""
     text_length: Positive
     """Tokens to which a caption is padded."""
+    velocity: Velocity = Velocity.NOISE_MINUS_DATA
+    """What the transformer predicts."""
+    image: ImageEncoder | None = None
+    """The image encoder; None for a model that is given no image."""
     defaults: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings of stages that differ from the built-in ones, in the words of a job's `spec.stages`."""
 
