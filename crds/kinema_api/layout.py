@@ -17,8 +17,8 @@ from kinema_api.base import Model
 
 AXES = ("pipeline", "replicate", "shard", "ring", "ulysses", "tensor")
 """Outermost first: neighbouring ranks differ in `tensor`, whose traffic is the heaviest. `pipeline` is reserved."""
-UNASKED = 0.5
-"""What a change of an axis counts that nobody has set, beside one that somebody has."""
+MORE_COPIES = 0.5
+"""What doubling `replicate` counts where it was left at 1, beside any other change: it touches the model least."""
 
 
 class Layout(Model):
@@ -153,7 +153,7 @@ def nearest(layout: Layout, *, world: int, model: Widths) -> Sizes:
     def distance(sizes: Sizes) -> tuple[float, ...]:
         # Of equals, the one that cuts more over `shard`, which fits any model.
         far = sum(
-            abs(math.log2(sizes.size(axis) / size)) * (1.0 if size > 1 or axis == "shard" else UNASKED)
+            abs(math.log2(sizes.size(axis) / size)) * (MORE_COPIES if (axis, size) == ("replicate", 1) else 1.0)
             for axis, size in asked.items()
         )
         return (round(far, 9), -sizes.shard, sizes.replicate, sizes.ring, sizes.ulysses)
