@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import Field
 
 from kinema_api.base import Model
+from kinema_api.buckets import Geometry, decisive
 from kinema_api.catalogue import Entry
 from kinema_api.inputs import Dataset
 from kinema_api.job import Task
-from kinema_api.settings import FeaturesSettings, PrepareSettings
+from kinema_api.settings import ClipVideo, FeaturesSettings, PrepareSettings
 
 PREPARE_FORMAT = 1
 FEATURES_FORMAT = 1
@@ -67,7 +68,7 @@ def resolve(
             "format": PREPARE_FORMAT,
             "dataset": inputs.dataset,
             "columns": [dataset.format.value, dataset.captions.wire()],
-            "video": prepare.video.wire(),
+            "video": _cut(prepare.video),
         }
     )
     encoder_key = digest(
@@ -86,3 +87,14 @@ def resolve(
         features=digest({"prepare": prepare_key, "encoder": encoder_key, "shard": features.clips_per_shard}),
         convert=digest({"format": CONVERT_FORMAT, "transformer": inputs.transformer}),
     )
+
+
+def _cut(video: ClipVideo) -> dict[str, Any]:
+    """What of the settings decides which clips there are."""
+    settings = video.wire()
+    buckets, seed = settings.pop("buckets"), settings.pop("seed")
+    if not buckets:
+        return settings
+    for field in Geometry._fields:
+        del settings[field]
+    return {**settings, "buckets": decisive(video.buckets), "seed": seed}

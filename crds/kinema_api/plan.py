@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from kinema_api import geometry
+from kinema_api.buckets import Geometry
 from kinema_api.catalogue import Entry, entry
-from kinema_api.inputs import Location
+from kinema_api.inputs import NOWHERE, DatasetFormat, Location
 from kinema_api.job import JobSpec, Task
 from kinema_api.keys import Keys
 from kinema_api.locations import check_address, claim_of, in_container
@@ -15,7 +17,7 @@ from kinema_api.names import Stage
 from kinema_api.objective import Masks
 from kinema_api.overrides import refusals
 from kinema_api.pool import PoolSpec
-from kinema_api.settings import Stages, StageSettings, Video
+from kinema_api.settings import Stages, StageSettings
 from kinema_api.stage import (
     AnyStageConfig,
     CheckConfig,
@@ -79,7 +81,9 @@ def settings_of(spec: JobSpec, model: Entry) -> Stages:
             "devices_per_node": stages.train.devices_per_node or spec.defaults.devices_per_node,
         }
     )
-    sample = stages.sample.model_copy(update={"video": stages.sample.video or stages.prepare.video})
+    sample = stages.sample.model_copy(
+        update={"video": stages.sample.video or geometry.largest(stages.prepare.video, model)}
+    )
     return stages.model_copy(update={"train": train, "sample": sample})
 
 
@@ -122,9 +126,7 @@ def freeze(*, spec: JobSpec, pools: Mapping[str, PoolSpec], images: Mapping[str,
     stages = settings_of(spec, model)
     _check_stages(stages)
     _check_masks(spec, model, stages)
-    _check_geometry(stages.prepare.video, model, "stages.prepare.video")
-    if stages.sample.enabled and stages.sample.video is not None:
-        _check_geometry(stages.sample.video, model, "stages.sample.video")
+    _check_data(spec, stages, model)
     for field, location in (
         ("dataset", spec.dataset),
         ("model.weights", spec.model.weights),
@@ -188,21 +190,25 @@ def _check_stages(stages: Stages) -> None:
         )
 
 
-def _check_geometry(video: Video, model: Entry, where: str) -> None:
-    if (video.frames - 1) % model.vae.temporal:
-        low = video.frames - (video.frames - 1) % model.vae.temporal
+def _check_data(spec: JobSpec, stages: Stages, model: Entry) -> None:
+    single = sorted(spec.stages.prepare.video.model_fields_set & set(Geometry._fields))
+    if stages.prepare.video.buckets and single:
         raise PlanError(
             "InvalidVideo",
-            f"spec.{where}.frames: {video.frames} is not {model.vae.temporal}n+1;"
-            f" use {low} or {low + model.vae.temporal}",
+            f"spec.stages.prepare.video: buckets take the place of {' and '.join(single)}; remove the one or the other",
         )
-    for axis, pixels in (("height", video.height), ("width", video.width)):
-        if pixels % model.stride:
-            low = max(model.stride, pixels - pixels % model.stride)
-            raise PlanError(
-                "InvalidVideo",
-                f"spec.{where}.{axis}: {pixels} does not divide by {model.stride}; use {low} or {low + model.stride}",
-            )
+    for message in geometry.problems(stages, model):
+        raise PlanError("InvalidVideo", message)
+    if stages.train.packing is not None and "batch_per_device" in spec.stages.train.model_fields_set:
+        raise PlanError(
+            "InvalidPacking", "spec.stages.train.batchPerDevice: packing fills a forward pass by tokens; remove it"
+        )
+    unpacked = geometry.unpacked(stages, model)
+    if unpacked is not None:
+        raise PlanError("InvalidPacking", unpacked)
+    if (spec.dataset.format is DatasetFormat.MOCK) != (spec.dataset.uri == NOWHERE):
+        wanted = "a mock lies nowhere; remove it" if spec.dataset.uri != NOWHERE else "say where the videos lie"
+        raise PlanError("InvalidAddress", f"spec.dataset.uri: {wanted}, or write another dataset.format")
 
 
 def _check_uri(field: str, uri: str) -> None:
@@ -329,6 +335,7 @@ def stage_config(
                 convert_key=keys.convert,
                 nodes=stages.train.nodes or 1,
                 devices_per_node=stages.train.devices_per_node or 1,
+                buckets=stages.prepare.video.buckets,
                 settings=stages.train,
             )
         case Stage.EXPORT:
@@ -344,7 +351,8 @@ def _mounted(location: AnyLocation) -> AnyLocation:
 
 def locations(spec: JobSpec) -> tuple[Location, ...]:
     """Everything outside the cluster's API that a job reads or writes."""
-    return (spec.dataset, spec.model.weights, spec.storage)
+    data = () if spec.dataset.format is DatasetFormat.MOCK else (spec.dataset,)
+    return (*data, spec.model.weights, spec.storage)
 
 
 def claims(spec: JobSpec) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from kinema_api.base import Model
+from kinema_api.buckets import Bucket
 from kinema_api.catalogue import Entry
 from kinema_api.inputs import Dataset, Storage, Weights
 from kinema_api.job import Task
@@ -126,6 +127,8 @@ class TrainConfig(StageConfig):
     """Pods of the gang."""
     devices_per_node: int
     """Processes of a pod."""
+    buckets: list[Bucket] = Field(default_factory=list)
+    """The geometries of clips, with the batch of each; empty where there is one geometry."""
     settings: TrainSettings
     """Everything else."""
 
