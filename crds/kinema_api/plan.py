@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from kinema_api import geometry
+from kinema_api import attention, geometry
 from kinema_api.buckets import Geometry
 from kinema_api.catalogue import Entry, entry
 from kinema_api.inputs import NOWHERE, DatasetFormat, Location
@@ -17,7 +17,8 @@ from kinema_api.names import Stage
 from kinema_api.objective import Masks
 from kinema_api.overrides import refusals
 from kinema_api.pool import PoolSpec
-from kinema_api.settings import Stages, StageSettings
+from kinema_api.schedule import ScheduleKind
+from kinema_api.settings import Precision, Stages, StageSettings
 from kinema_api.stage import (
     AnyStageConfig,
     CheckConfig,
@@ -136,6 +137,7 @@ def freeze(*, spec: JobSpec, pools: Mapping[str, PoolSpec], images: Mapping[str,
     _check_templates(spec, stages)
     used = _pools(spec, stages, pools)
     stages = _fill_devices(spec, stages, used)
+    _check_attention(spec, stages, used)
     return Resolved(
         model=model.wire(),
         pools={name: pool.wire() for name, pool in used.items()},
@@ -187,6 +189,13 @@ def _check_stages(stages: Stages) -> None:
             "InvalidSchedule",
             f"spec.stages.train.schedule.warmupSteps: {warmup} steps of warm-up do not fit into {steps} steps;"
             f" set it to {steps // 10} or so",
+        )
+    decay = stages.train.schedule.decay_steps
+    if stages.train.schedule.kind is ScheduleKind.WSD and decay is not None and warmup + decay > steps:
+        raise PlanError(
+            "InvalidSchedule",
+            f"spec.stages.train.schedule.decaySteps: {warmup} steps of warm-up and {decay} of decay do not fit into"
+            f" {steps} steps; set it to at most {steps - warmup}",
         )
 
 
@@ -264,6 +273,15 @@ def _fill_devices(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) 
         )
     train = stages.train.model_copy(update={"devices_per_node": devices})
     return stages.model_copy(update={"train": train})
+
+
+def _check_attention(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) -> None:
+    name = pool_of(spec, stages, Stage.TRAIN)
+    assert name is not None
+    half = stages.train.precision is Precision.BF16
+    found = attention.refusal(stages.train.attention, accelerator=pools[name].accelerator, half=half)
+    if found is not None:
+        raise PlanError("InvalidAttention", f"spec.stages.train.attention: {found}")
 
 
 def _images(

@@ -129,6 +129,24 @@ REFUSED: dict[str, tuple[Spec, str, str]] = {
         "InvalidSchedule",
         ("spec.stages.train.schedule.warmupSteps: 10 steps of warm-up do not fit into 10 steps; set it to 1 or so"),
     ),
+    "a decay that begins in the warm-up": (
+        job(stages={"train": {"steps": 30, "schedule": {"kind": "wsd", "warmupSteps": 10, "decaySteps": 25}}}),
+        "InvalidSchedule",
+        (
+            "spec.stages.train.schedule.decaySteps: 10 steps of warm-up and 25 of decay do not fit into 30 steps;"
+            " set it to at most 20"
+        ),
+    ),
+    "attention of another accelerator": (
+        job(stages={"train": {"attention": "cudnn"}}),
+        "InvalidAttention",
+        "spec.stages.train.attention: cudnn has no kernel on cpu; write one of native, flash, math",
+    ),
+    "attention of another number format": (
+        job(stages={"train": {"attention": "flash", "precision": "fp32"}}),
+        "InvalidAttention",
+        "spec.stages.train.attention: flash does not take float32; set precision to bf16, or write native",
+    ),
     "bucket": (
         job(dataset={"uri": "s3://A/b"}),
         "InvalidAddress",
