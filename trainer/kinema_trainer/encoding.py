@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from kinema_api.exits import Exit, StageError
-from kinema_api.inputs import Dataset
+from kinema_api.inputs import Dataset, DatasetFormat
 from kinema_api.stage import FeaturesConfig
 from kinema_stage.claim import Claim
 from kinema_stage.clips import Clip
@@ -27,6 +27,7 @@ from kinema_stage.dataset import fetch
 from kinema_stage.video import VideoError
 from kinema_trainer import energon
 from kinema_trainer.encoders import Encoders
+from kinema_trainer.mock import MockEncoders, MockReel
 from kinema_trainer.prefetch import prefetched
 from kinema_trainer.reuse import Reuse
 from kinema_trainer.shards import (
@@ -132,17 +133,24 @@ class Reel:
         return torch.from_numpy(pixels).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)
 
 
+def reel_of(dataset: Dataset) -> Reel | MockReel:
+    """The frames of a dataset's clips."""
+    return MockReel() if dataset.format is DatasetFormat.MOCK else Reel(dataset)
+
+
 class ShardEncoder:
     """Encodes shards, one after the other.
 
     Args:
         context: the stage's surroundings.
-        encoders: what turns clips into features.
+        encoders: what turns clips into features; those of a mock see no video.
         known: clips that need no encoding.
         on_clip: hears after each clip how many of the shard are done.
     """
 
-    def __init__(self, *, context: Context, encoders: Encoders, known: Reuse, on_clip: Callable[[int], None]) -> None:
+    def __init__(
+        self, *, context: Context, encoders: Encoders | MockEncoders, known: Reuse, on_clip: Callable[[int], None]
+    ) -> None:
         assert isinstance(context.config, FeaturesConfig)
         self._context = context
         self._dataset = context.config.dataset
@@ -164,7 +172,7 @@ class ShardEncoder:
             path = Path(folder) / shard.name
             with (
                 ShardWriter(path) as writer,
-                Reel(self._dataset) as reel,
+                reel_of(self._dataset) as reel,
                 closing(prefetched(shard.clips, partial(self._load, reel))) as loaded,
             ):
                 for number, (clip, item) in enumerate(loaded, start=1):
@@ -177,7 +185,7 @@ class ShardEncoder:
                         logger.warning("clip %s of %s is left out: %s", clip.key, clip.video, error)
                         quarantined[clip.key] = str(error)
                     self._on_clip(number)
-            records = scan_shard(path)
+            records = scan_shard(path, shapes=writer.shapes)
             sidecar = Sidecar(
                 shard=shard.name,
                 size=path.stat().st_size,
@@ -192,7 +200,7 @@ class ShardEncoder:
             self._store(path, sidecar)
         return sidecar
 
-    def _load(self, reel: Reel, clip: Clip) -> _Loaded:
+    def _load(self, reel: Reel | MockReel, clip: Clip) -> _Loaded:
         parts = self._known.parts(clip.key)
         if parts is not None:
             return _Loaded(parts=parts)

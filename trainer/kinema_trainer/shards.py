@@ -13,6 +13,7 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,7 @@ from pydantic import Field
 from kinema_api.base import Model
 
 LATENTS, TEXT, META = "latents.pth", "text.pth", "json"
+_TENSOR = ".pth"
 EMPTY_TEXT = "empty-text.pth"
 """The embedding of the empty caption, one file beside the shards."""
 
@@ -52,6 +54,9 @@ class Record(Model):
     """First byte behind the sample."""
     parts: dict[str, tuple[int, int]]
     """Offset and size of each member's content, by extension."""
+    shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Shape of each tensor, by extension: what a sample costs is known without reading it. Empty in shards of the first
+    release."""
 
 
 class Sidecar(Model):
@@ -127,16 +132,30 @@ def unpack(key: str, parts: Mapping[str, bytes]) -> Sample:
     )
 
 
+def shapes_of(parts: Mapping[str, bytes]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor among the members of a sample, by extension."""
+    return {part: tuple(_shape(data)) for part, data in parts.items() if part.endswith(_TENSOR)}
+
+
+def _shape(data: bytes) -> torch.Size:
+    found = torch.load(io.BytesIO(data), map_location="meta", weights_only=True)
+    assert isinstance(found, torch.Tensor)
+    return found.shape
+
+
 class ShardWriter:
     """Writes one tar file, sample by sample; times and owners are fixed."""
 
     def __init__(self, path: Path) -> None:
+        self.shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+        """Of each sample's tensors, by key and extension."""
         self._file = path.open("wb")
         self._tar = webdataset.TarWriter(self._file, encoder=False, user="", group="", mode=0o644, mtime=0)
 
     def add(self, key: str, parts: Mapping[str, bytes]) -> None:
         """Append a sample."""
         self._tar.write({"__key__": key, **parts})
+        self.shapes[key] = shapes_of(parts)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -153,11 +172,16 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> tuple[Record, ...]:
     with ShardWriter(path) as writer:
         for sample in samples:
             writer.add(sample.key, pack(sample))
-    return scan_shard(path)
+    return scan_shard(path, shapes=writer.shapes)
 
 
-def scan_shard(path: Path) -> tuple[Record, ...]:
-    """Where each sample lies, from the headers of the tar file."""
+def scan_shard(path: Path, *, shapes: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None) -> tuple[Record, ...]:
+    """Where each sample lies, from the headers of the tar file.
+
+    Args:
+        path: the tar file.
+        shapes: of each sample's tensors, which headers do not tell.
+    """
     records: list[Record] = []
     with tarfile.open(path, "r:") as tar:
         for member in tar:
@@ -169,7 +193,8 @@ def scan_shard(path: Path) -> tuple[Record, ...]:
                 records.append(Record(key=key, offset=last.offset, end=end, parts={**last.parts, part: place}))
             else:
                 records.append(Record(key=key, offset=member.offset, end=end, parts={part: place}))
-    return tuple(records)
+    known = shapes or {}
+    return tuple(record.model_copy(update={"shapes": dict(known.get(record.key, {}))}) for record in records)
 
 
 def read_parts(path: Path, record: Record) -> dict[str, bytes]:
@@ -214,6 +239,16 @@ class ShardIndex(Sequence[Sample]):
     def keys(self) -> list[str]:
         """Clip keys, in order."""
         return [record.key for _, record in self._places]
+
+    @cached_property
+    def shapes(self) -> list[tuple[int, int, int, int]]:
+        """Shape of each sample's latents, in order; read from the sample only where no sidecar says it."""
+        return [self._latents(shard, record) for shard, record in self._places]
+
+    def _latents(self, shard: str, record: Record) -> tuple[int, int, int, int]:
+        shapes = record.shapes or shapes_of(read_parts(self._folder / shard, record))
+        channels, frames, height, width = shapes[LATENTS]
+        return channels, frames, height, width
 
     def __len__(self) -> int:
         return len(self._places)
