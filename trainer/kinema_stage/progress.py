@@ -74,6 +74,8 @@ class Progress:
         self._ledger = Ledger()
         self._watchdog: Watchdog | None = None
         self.account: Callable[[], Account] = self._own_account
+        self.wished: Callable[[str], None] = lambda text: None
+        """Hears, in another thread, of the wish to profile that the server passes on; again with each answer."""
 
     def watched(self, watchdog: Watchdog) -> None:
         """From now on each report is a move."""
@@ -142,7 +144,7 @@ class Progress:
         if not self._primary:
             return
         target = Target.from_environment(self._environment)
-        self._poster = Poster(target) if target is not None else None
+        self._poster = Poster(target, wished=lambda text: self.wished(text)) if target is not None else None
         self._bar = _Bar.on_terminal(self._stage)
         self._gauges = _Gauges.serve(self._stage, int(self._environment.get(ENV_METRICS_PORT, METRICS_PORT)))
 

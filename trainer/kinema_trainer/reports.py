@@ -78,7 +78,7 @@ class Reporter:
     """A training process's side."""
 
     def __init__(self, folder: Path, *, rank: int) -> None:
-        self._folder = folder
+        self._folder = self.folder = folder
         self._rank = rank
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
@@ -115,7 +115,7 @@ class Inbox:
     """The stage's side."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = self.folder = folder
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(folder / _SOCKET))
 

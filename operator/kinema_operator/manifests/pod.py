@@ -13,6 +13,7 @@ from kinema_api.names import (
     CONFIG_PATH,
     CONTAINER,
     ENV_ACCELERATOR,
+    ENV_NODE,
     ENV_SCRATCH,
     LABEL_ATTEMPT,
     LABEL_JOB,
@@ -145,6 +146,7 @@ def _fixed_env(plan: AttemptPlan, pool: PoolSpec | None) -> list[Raw]:
         env += device_env(pool)
         if plan.stage is Stage.TRAIN:
             env += collective_env(pool)
+            env.append({"name": ENV_NODE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}})
     return env
 
 

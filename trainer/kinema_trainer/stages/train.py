@@ -17,6 +17,7 @@ from kinema_trainer import launch
 from kinema_trainer.checkpoints import newest
 from kinema_trainer.reports import Beat, Step
 from kinema_trainer.threads import cpu_threads
+from kinema_trainer.wish import Wishes
 
 
 def run(context: Context) -> Termination:
@@ -24,6 +25,8 @@ def run(context: Context) -> Termination:
     config = context.config
     assert isinstance(config, TrainConfig)
     started = time.monotonic()
+    wishes = Wishes(context.workspace, config.run)
+    context.progress.wished = wishes.hear
     place = launch.Place.from_environment(os.environ, devices_per_node=config.devices_per_node)
     with tempfile.TemporaryDirectory(prefix="kinema-train-") as name:
         path = Path(name) / "stage.json"
@@ -37,6 +40,7 @@ def run(context: Context) -> Termination:
             on_beat=lambda beat: account(context, beat),
             keep=lambda rank, text: stacks.store(context.workspace, stacks.path_of(config, rank=rank), text),
             started=started,
+            wishes=wishes.take if place.leads else lambda: None,
         )
     if not place.leads:
         return Termination(code=Exit.OK, reason="Succeeded", message=f"node {place.node} of {place.nodes}")
