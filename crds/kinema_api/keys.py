@@ -44,6 +44,8 @@ class Inputs(Model):
     """Digest of the VAE's config and weight files."""
     text_encoder: str
     """Digest of tokenizer and text encoder."""
+    image_encoder: str = ""
+    """Digest of image processor and image encoder; empty for a task without given frames."""
 
 
 class Keys(Model):
@@ -77,9 +79,10 @@ def resolve(
             "vae": inputs.vae,
             "text": inputs.text_encoder,
             "length": model.text_length,
-            "task": task.value,
+            "task": task.value if task.images else Task.T2V.value,
             "dtype": features.dtype.value,
         }
+        | ({"image": inputs.image_encoder} if task.images else {})
     )
     return Keys(
         prepare=prepare_key,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wan's encoders: the video VAE and the UMT5 text encoder of a pretrained pipeline folder."""
+"""Wan's encoders: the video VAE, the UMT5 text encoder and the CLIP image encoder of a pretrained pipeline folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import torch
 import transformers
 from diffusers import AutoencoderKLWan
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
-from transformers import AutoTokenizer, UMT5EncoderModel
+from PIL import Image
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
 
 from kinema_api.exits import Exit, StageError
 from kinema_api.settings import FeatureDtype
@@ -37,10 +38,12 @@ class Encoders:
     """Turns a clip and its caption into features. Each part is loaded when it is first needed.
 
     Args:
-        folder: a pipeline folder with vae, text_encoder and tokenizer.
+        folder: a pipeline folder with vae, text_encoder and tokenizer, and image_encoder and image_processor for tasks
+            that are given an image.
         device: where the encoders run.
         dtype: the number format of what they return, and in which the text encoder runs. The VAE runs in float32,
-            as diffusers advises for Wan: half precision inside costs latents more than the rounding of the result.
+            as diffusers advises for Wan: half precision inside costs latents more than the rounding of the result. So
+            does the image encoder, which is small.
         text_length: most tokens of a caption; the rest is cut off.
     """
 
@@ -61,10 +64,8 @@ class Encoders:
         Returns:
             [channels, latent frames, latent height, latent width], on the CPU.
         """
-        config = self._vae.config
         mode = self._vae.encode(video[None].to(self._device, torch.float32)).latent_dist.mode()[0]
-        mean = torch.tensor(config.latents_mean, device=mode.device).view(-1, 1, 1, 1)
-        std = torch.tensor(config.latents_std, device=mode.device).view(-1, 1, 1, 1)
+        mean, std = (value.to(mode.device) for value in self._statistics)
         return ((mode - mean) / std).to(self._dtype).cpu()
 
     @torch.inference_mode()
@@ -87,6 +88,42 @@ class Encoders:
         hidden = self._text_encoder(tokens.input_ids.to(self._device), mask.to(self._device)).last_hidden_state
         return hidden[0, : int(mask.sum())].to(self._dtype).cpu()
 
+    @torch.inference_mode()
+    def image(self, frames: torch.Tensor) -> torch.Tensor:
+        """The tokens of given frames: the image encoder's last layer but one.
+
+        Args:
+            frames: [images, 3, height, width] in [-1, 1].
+
+        Returns:
+            [images x tokens, width], on the CPU.
+        """
+        pixels = ((frames + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        inputs = self._image_processor(images=[Image.fromarray(picture) for picture in pixels], return_tensors="pt")
+        states = self._image_encoder(inputs["pixel_values"].to(self._device), output_hidden_states=True).hidden_states
+        return states[-2].flatten(0, 1).to(self._dtype).cpu()
+
+    @torch.inference_mode()
+    def video(self, latents: torch.Tensor) -> torch.Tensor:
+        """The clip of normalised latents: undoes `latents`.
+
+        Args:
+            latents: [channels, latent frames, latent height, latent width].
+
+        Returns:
+            [3, frames, height, width] in [-1, 1], on the CPU.
+        """
+        mean, std = (value.to(self._device) for value in self._statistics)
+        decoded = self._vae.decode((latents.to(self._device, torch.float32) * std + mean)[None]).sample[0]
+        return decoded.clamp(-1, 1).cpu()
+
+    @property
+    def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation of the latents, [channels, 1, 1, 1]."""
+        config = self._vae.config
+        mean, std = (torch.tensor(values).view(-1, 1, 1, 1) for values in (config.latents_mean, config.latents_std))
+        return mean, std
+
     @cached_property
     def _vae(self) -> Any:
         model = self._load(
@@ -106,6 +143,25 @@ class Encoders:
             ),
         )
         return model.to(self._device).eval()
+
+    @cached_property
+    def _image_encoder(self) -> Any:
+        model: Any = self._load(
+            "image_encoder",
+            lambda: CLIPVisionModel.from_pretrained(
+                self._folder, subfolder="image_encoder", dtype=torch.float32, local_files_only=True
+            ),
+        )
+        return model.to(self._device).eval()
+
+    @cached_property
+    def _image_processor(self) -> Any:
+        return self._load(
+            "image_processor",
+            lambda: CLIPImageProcessorPil.from_pretrained(
+                self._folder, subfolder="image_processor", local_files_only=True
+            ),
+        )
 
     @cached_property
     def _tokenizer(self) -> Any:

@@ -41,6 +41,7 @@ def run(context: Context) -> Termination:
             transformer=pipeline.folder_tag(transformer),
             vae=pipeline.folder_tag(vae),
             text_encoder=pipeline.folder_tag(*text),
+            image_encoder=pipeline.folder_tag(*weights.IMAGE) if config.task.images else "",
         ),
         model=config.model,
         task=config.task,
