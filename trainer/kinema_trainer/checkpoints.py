@@ -2,24 +2,29 @@
 """Checkpoints of a training run: folders `step-XXXXXXXX`, complete once their manifest is there.
 
 A checkpoint holds weights, both moments of AdamW and the moving average, split by process, and in its manifest the
-step, the position in the data and the size of each file. It holds no random state: every draw is a function of seed and
-position, see `kinema_trainer.objective`. This module knows where they are; `kinema_trainer.saver` what is in them.
+step, the position in the data and the size and digest of each file. It holds no random state: every draw is a function
+of seed and position, see `kinema_trainer.objective`. This module knows where they are; `kinema_trainer.saver` what is
+in them.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kinema_api.exits import Exit, StageError
 from kinema_api.names import Stage
 from kinema_stage.artifact import Manifest, published, sizes
 from kinema_stage.workspace import Workspace
+from kinema_trainer.digests import file_digest
 
 logger = logging.getLogger(__name__)
 
 _FOLDER = re.compile(r"step-(\d{8,})$")
+DIGESTS = "digests"
+"""The name of the files' digests among the details of a checkpoint's manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +66,30 @@ def complete(workspace: Workspace, root: str) -> list[Found]:
     found: list[Found] = []
     for one in recorded(workspace, root):
         actual = sizes(workspace, one.folder)
-        damaged = {name for name, size in one.manifest.files.items() if actual.get(name) != size}
-        if damaged:
-            logger.warning("%s is damaged (%s): an older checkpoint is used", one.folder, ", ".join(sorted(damaged)))
+        short = {name for name, size in one.manifest.files.items() if actual.get(name) != size}
+        if short:
+            tell_damage(one, short)
             continue
         found.append(one)
     return found
+
+
+def damaged(workspace: Workspace, found: Found, *, rank: int = 0, world: int = 1) -> list[str]:
+    """The files of a checkpoint whose content is not what was written, of this process's share of them.
+
+    Args:
+        workspace: where it lies.
+        found: the checkpoint.
+        rank: the share; together the shares of all processes are all files.
+        world: the number of shares.
+    """
+    files = found.manifest.files
+    digests: dict[str, str] = found.manifest.details.get(DIGESTS, {})
+    # The largest first, so that shares are alike.
+    shared = sorted(digests, key=lambda name: (-files[name], name))[rank::world]
+    return [
+        name for name in shared if file_digest(workspace, f"{found.folder}/{name}", size=files[name]) != digests[name]
+    ]
 
 
 def newest(workspace: Workspace, root: str) -> Found | None:
@@ -91,9 +114,16 @@ def _folders(workspace: Workspace, root: str) -> list[tuple[int, str]]:
 
 
 def require(workspace: Workspace, root: str) -> Found:
-    """The newest complete checkpoint of a run that must have one."""
-    found = newest(workspace, root)
-    if found is None:
-        raise StageError(Exit.STORAGE, f"{workspace.uri(root)} has no complete checkpoint: run the train stage first")
-    assert found.manifest.stage is Stage.TRAIN
-    return found
+    """The newest complete and undamaged checkpoint of a run that must have one."""
+    for found in reversed(complete(workspace, root)):
+        assert found.manifest.stage is Stage.TRAIN
+        spoilt = damaged(workspace, found)
+        if not spoilt:
+            return found
+        tell_damage(found, spoilt)
+    raise StageError(Exit.STORAGE, f"{workspace.uri(root)} has no complete checkpoint: run the train stage first")
+
+
+def tell_damage(found: Found, names: Iterable[str]) -> None:
+    """Say why a checkpoint is passed over."""
+    logger.warning("%s is damaged (%s): an older checkpoint is used", found.folder, ", ".join(sorted(names)))

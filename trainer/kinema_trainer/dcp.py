@@ -3,6 +3,8 @@
 
 In a bucket a process writes each of its files into local scratch and uploads it when it is whole; it reads only the
 byte ranges of the tensors that it needs, neighbours in one request, the next request ahead of its use.
+
+Every process takes the digest of its files as it writes them; the leader's writer knows them all in the end.
 """
 
 from __future__ import annotations
@@ -17,18 +19,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemBase, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future as TorchFuture
 
 from kinema_stage import scratch
 from kinema_stage.workspace import FolderWorkspace, Workspace
+from kinema_trainer.digests import new_digest
 from kinema_trainer.ranges import Span, joined
 
 JOIN_BYTES = 64 << 20
 """Neighbouring tensors are read together up to so many bytes."""
+_DIGESTS = "kinema.digests"
+"""The name under which a process's digests travel to the leader, among the results of its writes."""
 
 
-def writer(workspace: Workspace, folder: str, *, moved: Callable[[int], None]) -> FileSystemWriter:
+def writer(workspace: Workspace, folder: str, *, moved: Callable[[int], None]) -> CheckpointWriter:
     """What writes a checkpoint.
 
     Args:
@@ -39,8 +47,9 @@ def writer(workspace: Workspace, folder: str, *, moved: Callable[[int], None]) -
     if isinstance(workspace, FolderWorkspace):
         path = workspace.local(folder)
         path.mkdir(parents=True, exist_ok=True)
-        return FileSystemWriter(path)
-    return _BucketWriter(workspace, folder, moved=moved)
+        return CheckpointWriter(path, FolderFiles())
+    # Scratch is not meant to outlive the pod: nothing there is synced to its disk.
+    return CheckpointWriter(folder, BucketFiles(workspace, moved), sync_files=False)
 
 
 def reader(workspace: Workspace, folder: str) -> FileSystemReader:
@@ -50,17 +59,83 @@ def reader(workspace: Workspace, folder: str) -> FileSystemReader:
     return _BucketReader(workspace, folder)
 
 
-class _Counted(io.FileIO):
-    """A file that tells how much is written to it."""
+class CheckpointWriter(FileSystemWriter):
+    """Writes one file a process.
 
-    def __init__(self, descriptor: int, moved: Callable[[int], None]) -> None:
-        super().__init__(descriptor, "w", closefd=False)
-        self._moved = moved
+    Args:
+        path: the checkpoint, as `files` names it.
+        files: where to.
+        sync_files: whether files reach the disk before they count.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], files: FolderFiles | BucketFiles, *, sync_files: bool = True
+    ) -> None:
+        super().__init__(".", single_file_per_rank=True, sync_files=sync_files, thread_count=1)
+        self.fs: Any = files
+        self.path = files.init_path(path)
+        self.digests: dict[str, str] = {}
+        """Of every file of every process, by name; only the leader knows them, once all is written."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> TorchFuture[list[WriteResult]]:
+        """Write this process's tensors."""
+        results = super().write_data(plan, planner).value()
+        digests = WriteResult(index=MetadataIndex(_DIGESTS), size_in_bytes=0, storage_data=dict(self.fs.digests))
+        done: TorchFuture[list[WriteResult]] = TorchFuture()
+        done.set_result([*results, digests])
+        return done
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Write the metadata; called in the leader."""
+        written: list[list[WriteResult]] = []
+        for part in results:
+            written.append([result for result in part if result.index.fqn != _DIGESTS])
+            for result in part:
+                self.digests |= result.storage_data if result.index.fqn == _DIGESTS else {}
+        super().finish(metadata, written)
+        self.digests |= self.fs.digests
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        return isinstance(checkpoint_id, str | os.PathLike)
+
+
+class _Heard(io.FileIO):
+    """A file that tells what is written to it, from its beginning to its end."""
+
+    def __init__(self, file: int | Path, hear: Callable[[memoryview], None]) -> None:
+        super().__init__(file, "w", closefd=isinstance(file, Path))
+        self._hear = hear
 
     def write(self, data: Any) -> int:
         count = super().write(data)
-        self._moved(count)
+        self._hear(memoryview(data).cast("B")[:count])
         return count
+
+
+class FolderFiles(FileSystem):
+    """Files on this machine or a volume."""
+
+    def __init__(self) -> None:
+        self.digests: dict[str, str] = {}
+        """Of each file that was written, by its last name."""
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
+        """A file to read, or to write from its beginning to its end."""
+        if "r" in mode:
+            with super().create_stream(path, mode) as stream:
+                yield stream
+            return
+        digest = new_digest()
+        with io.BufferedWriter(_Heard(Path(path), digest.update)) as stream:
+            yield stream
+        self.digests[Path(path).name] = digest.hexdigest()
+
+    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        """Move a file; its digest goes with it."""
+        super().rename(path, new_path)
+        self.digests[Path(new_path).name] = self.digests.pop(Path(path).name)
 
 
 class BucketFiles(FileSystemBase):
@@ -69,6 +144,8 @@ class BucketFiles(FileSystemBase):
     def __init__(self, workspace: Workspace, moved: Callable[[int], None]) -> None:
         self._workspace = workspace
         self._moved = moved
+        self.digests: dict[str, str] = {}
+        """Of each file that was written, by its last name."""
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
@@ -77,11 +154,18 @@ class BucketFiles(FileSystemBase):
         if "r" in mode:
             yield io.BytesIO(self._workspace.read(name))
             return
+        digest = new_digest()
+
+        def hear(data: memoryview) -> None:
+            digest.update(data)
+            self._moved(len(data))
+
         # A file without a name: a killed process leaves nothing in scratch.
         with tempfile.TemporaryFile(dir=scratch.root()) as file:
-            with io.BufferedWriter(_Counted(file.fileno(), self._moved)) as stream:
+            with io.BufferedWriter(_Heard(file.fileno(), hear)) as stream:
                 yield stream
             self._workspace.upload(Path(f"/proc/self/fd/{file.fileno()}"), name)
+        self.digests[Path(name).name] = digest.hexdigest()
 
     def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str:
         return f"{os.fspath(path)}/{suffix}"
@@ -90,6 +174,7 @@ class BucketFiles(FileSystemBase):
         """Move a small file; a bucket knows no rename."""
         self._workspace.write(os.fspath(new_path), self._workspace.read(os.fspath(path)))
         self.rm_file(path)
+        self.digests[Path(new_path).name] = self.digests.pop(Path(path).name)
 
     def init_path(self, path: str | os.PathLike[str]) -> str:
         return os.fspath(path)
@@ -106,18 +191,6 @@ class BucketFiles(FileSystemBase):
 
     def rm_file(self, path: str | os.PathLike[str]) -> None:
         self._workspace.delete(os.fspath(path))
-
-
-class _BucketWriter(FileSystemWriter):
-    def __init__(self, workspace: Workspace, folder: str, *, moved: Callable[[int], None]) -> None:
-        # Scratch is not meant to outlive the pod: nothing there is synced to its disk.
-        super().__init__(".", single_file_per_rank=True, sync_files=False, thread_count=1)
-        self.fs: Any = BucketFiles(workspace, moved)
-        self.path = self.fs.init_path(folder)
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
-        return BucketFiles.validate_checkpoint_id(checkpoint_id)
 
 
 class _BucketReader(FileSystemReader):

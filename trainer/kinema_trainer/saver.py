@@ -5,23 +5,22 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
-from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse, async_save
 
 from kinema_api.exits import StageError
 from kinema_stage.artifact import Manifest, publish, sizes
 from kinema_stage.workspace import Workspace
 from kinema_trainer import dcp
-from kinema_trainer.checkpoints import Position, folder_of, recorded
+from kinema_trainer.checkpoints import DIGESTS, Position, folder_of, recorded
+from kinema_trainer.staging import HostCopy, Live, State
 
-State = Mapping[str, Any]
-"""Tensors that are saved and loaded in place, nested by part."""
 LOOK_SECONDS = 1.0
 """How often a process that waits for a checkpoint looks whether it grows."""
 
@@ -48,7 +47,8 @@ def load(workspace: Workspace, folder: str, state: State, *, group: dist.Process
 class Saver:
     """Writes checkpoints in the background, one at a time; every process makes the same calls in the same order.
 
-    The leader publishes a checkpoint as soon as it is written, whatever the loop does then.
+    The state is copied beside the loop, which calls `settle` before it changes what it trains. The leader publishes a
+    checkpoint as soon as it is written, whatever the loop does then.
 
     Args:
         workspace: where to.
@@ -89,26 +89,47 @@ class Saver:
         self._staged = 0
         self._on_complete = on_complete
         self._pending: tuple[Position, Future[None]] | None = None
+        self._copied: Future[None] | None = None
+        self._copier = HostCopy()
         self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def save(self, state: State, position: Position, *, wait: bool) -> None:
-        """Start to write `state` as it is now, unless this position is saved; the caller may change it at once.
+        """Start to write `state` as it is now, unless this position is saved.
 
         Args:
-            state: what to write.
+            state: what to write; it may be read at once, and changed after `settle`.
             position: where the run stands.
-            wait: return only when the checkpoint is complete.
+            wait: return only when the checkpoint is complete, and copy nothing.
         """
         self.finish()
         if position == self._saved:
             return
         writer = dcp.writer(self._workspace, folder_of(self._root, position.step), moved=self._count)
-        written = async_save(dict(state), storage_writer=writer, process_group=self._group)
+        started = async_save(
+            dict(state),
+            storage_writer=writer,
+            process_group=self._group,
+            async_stager=Live() if wait else self._copier,
+        )
+        written = started
+        if isinstance(started, AsyncSaveResponse):
+            self._copied, written = started.staging_completion, started.upload_completion
         assert isinstance(written, Future)
-        self._pending = (position, self._finisher.submit(self._complete, position, written))
+        self._pending = (position, self._finisher.submit(self._complete, position, writer, written))
         self._saved = position
         if wait:
             self.finish()
+
+    @property
+    def copying(self) -> bool:
+        """Whether what is trained may not be changed yet."""
+        return self._copied is not None and not self._copied.done()
+
+    def settle(self) -> None:
+        """Wait until the state that is being saved may be changed."""
+        if self._copied is not None:
+            copied, self._copied = self._copied, None
+            copied.result()
 
     def poll(self) -> None:
         """Raise what went wrong with the checkpoint that was being written, if it is done."""
@@ -117,6 +138,7 @@ class Saver:
 
     def finish(self) -> None:
         """Wait until the checkpoint that is being written is published."""
+        self.settle()
         if self._pending is None:
             return
         position, done = self._pending
@@ -130,12 +152,17 @@ class Saver:
         with plain_errors():
             done.result()
 
-    def _complete(self, position: Position, written: Future[Any]) -> None:
+    def close(self) -> None:
+        """Let go of the memory and the threads, once nothing is being written."""
+        self._copier.close()
+        self._finisher.shutdown(wait=True)
+
+    def _complete(self, position: Position, writer: dcp.CheckpointWriter, written: Future[Any]) -> None:
         written.result()
         if self._leads:
             if self._before is not None:
                 self._before()
-            self._publish(position)
+            self._publish(position, digests=writer.digests)
             self._on_complete(position)
             self._retain()
         else:
@@ -148,9 +175,14 @@ class Saver:
         """Bytes of a checkpoint so far: in the workspace, by all processes; and on their way to it, by this one."""
         return self._staged + sum(sizes(self._workspace, folder_of(self._root, position.step)).values())
 
-    def _publish(self, position: Position) -> None:
+    def _publish(self, position: Position, *, digests: dict[str, str]) -> None:
         folder = folder_of(self._root, position.step)
-        details = {**self._manifest.details, "step": position.step, "consumed": position.consumed}
+        details = {
+            **self._manifest.details,
+            "step": position.step,
+            "consumed": position.consumed,
+            DIGESTS: dict(sorted(digests.items())),
+        }
         files = sizes(self._workspace, folder)
         manifest = self._manifest.model_copy(
             update={

@@ -27,7 +27,7 @@ from kinema_api.stage import TrainConfig
 from kinema_stage.artifact import Manifest
 from kinema_stage.pace import NEVER
 from kinema_stage.watchdog import Watchdog
-from kinema_trainer import dcp, loop, saver
+from kinema_trainer import dcp, loop, saver, staging
 from kinema_trainer.checkpoints import Position, complete, folder_of, newest
 from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.saver import Saver
@@ -290,11 +290,14 @@ def test_accumulation_gives_the_step_of_the_large_batch(engine: Engine, train: T
     assert difference(trained(engine, small), trained(engine, large)) < 1e-4
 
 
-def test_recomputation_changes_nothing(engine: Engine, train: Train) -> None:
-    plain, sparing = engine.config("plain"), engine.config("sparing", recompute=True)
+@pytest.mark.parametrize("mode", ["full", "selective", "interval", "none"])
+def test_recomputation_and_offload_change_not_a_bit(engine: Engine, train: Train, mode: str) -> None:
+    plain = engine.config("plain")
+    sparing = engine.config("sparing", recompute={"mode": mode, "offload": mode in ("none", "selective")})
     train(engine, plain)
     train(engine, sparing)
-    assert difference(trained(engine, sparing), trained(engine, plain)) < 1e-6
+    assert losses(engine, sparing) == losses(engine, plain)
+    assert difference(trained(engine, sparing), trained(engine, plain)) == 0
 
 
 def test_bfloat16_computes_close_to_float32_and_keeps_float32_weights(engine: Engine, train: Train) -> None:
@@ -338,6 +341,7 @@ def test_a_checkpoint_is_of_the_moment_it_was_asked_for(
 
     def save(self: Saver, state: Any, position: Any, *, wait: bool) -> None:
         original(self, state, position, wait=False)
+        self.settle()
         if not wait:
             for tensors in (state["model"], *state["optimizer"].values()):
                 for tensor in tensors.values():
@@ -356,6 +360,57 @@ def test_a_checkpoint_is_of_the_moment_it_was_asked_for(
     read_into(slow_model, dcp.reader(engine.workspace, folder_of(f"{slow.run}/checkpoints", 3)), under="model")
     read_into(fast_model, dcp.reader(engine.workspace, folder_of(root, 3)), under="model")
     assert difference(dict(slow_model.named_parameters()), dict(fast_model.named_parameters())) == 0
+
+
+def test_the_loop_changes_nothing_before_it_is_copied(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy of a checkpoint begins only when the loop waits for it, or far too late."""
+    plain, slow = engine.config("plain"), engine.config("slow")
+    train(engine, plain)
+    asked = threading.Event()
+    copy, settle = staging.HostCopy._copy, Saver.settle
+    waited: list[bool] = []
+
+    def late(self: staging.HostCopy, *arguments: Any) -> Any:
+        waited.append(asked.wait(5))
+        return copy(self, *arguments)
+
+    def ask(self: Saver) -> None:
+        asked.set()
+        settle(self)
+        asked.clear()
+
+    monkeypatch.setattr(staging.HostCopy, "_copy", late)
+    monkeypatch.setattr(Saver, "settle", ask)
+    train(engine, slow)
+    assert waited == [True, True]
+    for step in (2, 4):
+        states = []
+        for run in (plain, slow):
+            model = ADAPTER.build(read_config(engine.weights / "transformer"))
+            folder = folder_of(f"{run.run}/checkpoints", step)
+            read_into(model, dcp.reader(engine.workspace, folder), under="model")
+            states.append(dict(model.named_parameters()))
+        assert difference(*states) == 0
+
+
+def test_a_corrupt_checkpoint_of_the_right_size_is_passed_over(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, whole = engine.config(), engine.config("whole")
+    train(engine, whole)
+    with monkeypatch.context() as patch, pytest.raises(StageError):
+        train(engine, config, interrupted=interrupt_after(patch, 5))
+    (data,) = engine.workspace.local(folder_of(f"{config.run}/checkpoints", 5)).glob("*.distcp")
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        train(engine, config)
+    assert "step-00000005 is damaged (__0_0.distcp)" in caplog.text
+    assert losses(engine, config) == losses(engine, whole)
+    assert difference(trained(engine, config), trained(engine, whole)) == 0
 
 
 @pytest.mark.parametrize("ema", [False, True])
