@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from kinema_api.settings import Optimizer
+from kinema_trainer import collectives
+from kinema_trainer.collectives import Axis, Use
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """The names that torch's AdamW gives its state; checkpoints use them too."""
@@ -68,15 +72,62 @@ def moments(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, dict[st
 
 
 def clip(parameters: Iterable[nn.Parameter], *, limit: float) -> float:
-    """Scale gradients to a global norm of at most `limit` (0: leave them) and return the norm before."""
-    parameters = list(parameters)
+    """Scale gradients to a global norm of at most `limit` (0: leave them) and return the norm before.
+
+    Parameters may be cut over different processes: the squares of each part are added up over those that cut it.
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
+    norm = _norm(gradients)
     if limit > 0:
-        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm=limit, total_norm=norm)
+        # As torch.nn.utils.clip_grads_with_norm_ has it, on this process's parts.
+        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([local(gradient) for gradient in gradients], scale)
     return float(norm)
+
+
+def _norm(gradients: Sequence[Tensor]) -> Tensor:
+    """The norm over all parts of all gradients; float32, on their device."""
+    parts: dict[tuple[Cut, ...], list[Tensor]] = {}
+    for gradient in gradients:
+        parts.setdefault(_cuts(gradient), []).append(local(gradient))
+    kinds = sorted(parts, key=lambda cuts: [cut.name for cut in cuts])
+    squares = torch.stack([_square_sum(parts[cuts]) for cuts in kinds])
+    for axis in dict.fromkeys(cut for cuts in kinds for cut in cuts):
+        chosen = [index for index, cuts in enumerate(kinds) if axis in cuts]
+        squares[chosen] = collectives.sum_over(Use.NORM, squares[chosen], axis.axis())
+    return squares.sum().sqrt()
+
+
+def _square_sum(tensors: Sequence[Tensor]) -> Tensor:
+    full = [tensor for tensor in tensors if tensor.numel()]
+    if not full:
+        return torch.zeros((), device=tensors[0].device)
+    return torch.stack(torch._foreach_norm(full)).float().square().sum()
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """An axis over which a tensor is cut."""
+
+    name: str
+    mesh: DeviceMesh
+
+    def axis(self) -> Axis:
+        """The processes of the axis."""
+        part = self.mesh[self.name]
+        return Axis(size=part.size(), rank=part.get_local_rank(), group=part.get_group())
+
+
+def _cuts(tensor: Tensor) -> tuple[Cut, ...]:
+    if not isinstance(tensor, DTensor):
+        return ()
+    names = tensor.device_mesh.mesh_dim_names
+    assert names is not None
+    return tuple(
+        Cut(name, tensor.device_mesh[name])
+        for name, placement in zip(names, tensor.placements, strict=True)
+        if placement.is_shard() and tensor.device_mesh[name].size() > 1
+    )
 
 
 class Average:

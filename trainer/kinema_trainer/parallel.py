@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of a run, and the model spread over them by FSDP2."""
+"""The processes of a run, and the model spread over them."""
 
 from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed._composable.replicate_with_fsdp import ReplicateModule, replicate
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
 
-from kinema_api.settings import Precision
+from kinema_api.settings import Precision, TrainSettings
+from kinema_trainer import collectives, recompute
+from kinema_trainer.collectives import Use
 from kinema_trainer.device import Device
+from kinema_trainer.mesh import CUT, Mesh
 from kinema_trainer.models import Adapter
+from kinema_trainer.optimizer import local
 
 TIMEOUT = datetime.timedelta(minutes=15)
 DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
@@ -63,28 +69,46 @@ def join(device: Device) -> Team:
     return Team(rank=rank, world=world, background=background)
 
 
-def shard(
-    adapter: Adapter, config: Mapping[str, Any], *, device: Device, world: int, precision: Precision, recompute: bool
+def build(
+    adapter: Adapter, config: Mapping[str, Any], *, device: Device, mesh: Mesh, settings: TrainSettings
 ) -> nn.Module:
-    """Build a transformer without weights, split over all processes where there are several.
+    """Build a transformer without weights, spread over the processes of a mesh.
 
-    Parameters are float32 and gradients are averaged in float32; each block is gathered when it is needed.
+    Parameters are float32 and gradients are summed in float32; each block is gathered when it is needed.
     """
     with torch.device("meta"):
         model = adapter.build(config)
-    if recompute:
-        adapter.recompute(model)
-    # A single process has nothing to split and float32 nothing to cast: the wrapper would only copy, 5 % of a CPU step.
-    if world > 1 or precision is not Precision.FP32:
-        _split(adapter, model, device=device, world=world, precision=precision)
+    adapter.prepare(model)
+    if mesh.matrices is not None:
+        cut(model, adapter.cuts(model), mesh.matrices)
+    recompute.apply(adapter.blocks(model), settings.recompute)
+    if mesh.data is not None:
+        _spread(adapter, model, data=mesh.data, precision=settings.precision)
     model.to_empty(device=device.device)
     adapter.restore_buffers(model, device.device)
     return model.train()
 
 
-def _split(adapter: Adapter, model: nn.Module, *, device: Device, world: int, precision: Precision) -> None:
-    """Wrap blocks and model in FSDP2."""
-    mesh = init_device_mesh(device.device.type, (world,))
+def wrapped(precision: Precision) -> bool:
+    """Whether FSDP2 is needed for the number format alone.
+
+    A single process has nothing to split and float32 nothing to cast: the wrapper would only copy, 5 % of a CPU step.
+    """
+    return precision is not Precision.FP32
+
+
+def cut(model: nn.Module, cuts: Mapping[str, int], mesh: DeviceMesh) -> None:
+    """Cut parameters over the tensor processes, each along its dimension; the others stay whole in every process."""
+    for name, dim in cuts.items():
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        parameter = module.get_parameter(leaf)
+        part = distribute_tensor(parameter.detach(), mesh, [Shard(dim)])
+        setattr(module, leaf, nn.Parameter(part, requires_grad=parameter.requires_grad))
+
+
+def _spread(adapter: Adapter, model: nn.Module, *, data: DeviceMesh, precision: Precision) -> None:
+    """Wrap blocks and model: FSDP2 where parameters are cut, its replicating sibling where each has a whole copy."""
     # Inputs are not cast at module boundaries: that would round timesteps and rotary tables to bfloat16.
     policy = MixedPrecisionPolicy(
         param_dtype=DTYPES[precision] if precision is Precision.BF16 else None,
@@ -92,11 +116,55 @@ def _split(adapter: Adapter, model: nn.Module, *, device: Device, world: int, pr
         cast_forward_inputs=False,
     )
     exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    names = data.mesh_dim_names
+    assert names is not None
+    wrap: Callable[..., Any] = fully_shard if CUT in names else replicate
     for module in adapter.float32_modules(model):
-        fully_shard(module, mesh=mesh, mp_policy=exact)
+        wrap(module, mesh=data, mp_policy=exact)
     for block in adapter.blocks(model):
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+        wrap(block, mesh=data, mp_policy=policy)
+    wrap(model, mesh=data, mp_policy=policy)
+    for unit in units(model):
+        # The loss is divided by the samples of the whole step, so gradients are added up, never averaged.
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_force_sum_reduction_for_comms(True)
+
+
+def units(model: nn.Module) -> list[FSDPModule]:
+    """What FSDP2 has wrapped."""
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def begin_pass(model: nn.Module, *, last: bool) -> None:
+    """Say whether a pass is the last of its step: before that, copies of a parameter need not exchange gradients.
+
+    What is cut is added up in every pass, since nobody has room for whole gradients.
+    """
+    if isinstance(model, ReplicateModule):
+        model.set_requires_gradient_sync(last)
+    elif isinstance(model, FSDPModule):
+        model.set_requires_all_reduce(last)
+
+
+def complete_gradients(adapter: Adapter, model: nn.Module, mesh: Mesh) -> None:
+    """Add up what the backward passes of a step have left in parts.
+
+    With `sequence`, each tensor process has its own tokens' share of the gradients of uncut parameters.
+    """
+    if not mesh.layout.sizes.sequence:
+        return
+    cuts = adapter.cuts(model)
+    parts = [
+        local(parameter.grad)
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and name not in cuts and not adapter.whole_batch(name)
+    ]
+    if not parts:
+        return
+    whole = torch.cat([part.flatten() for part in parts])
+    collectives.sum_over(Use.SEQUENCE_PARAMETERS, whole, mesh.tensor)
+    for part, sum_ in zip(parts, whole.split([part.numel() for part in parts]), strict=True):
+        part.copy_(sum_.view_as(part))
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

@@ -76,7 +76,7 @@ def plain(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         scores = _scores(part, key)
         lse = scores.logsumexp(dim=-1)
         sums.append(lse)
-        outs.append((torch.exp(scores - lse[..., None]).to(value.dtype) @ value))
+        outs.append(torch.exp(scores - lse[..., None]).to(value.dtype) @ value)
     return torch.cat(outs, dim=2), torch.cat(sums, dim=2)
 
 

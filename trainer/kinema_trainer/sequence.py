@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tokens of a batch a process has: the samples lie side by side, and each is cut into as many parts as there are
-processes to share it, so that every process has the same work whatever the samples' lengths.
+"""Which tokens of a batch a process has.
+
+The samples lie side by side, and each is cut into as many parts as there are processes to share it, so that every
+process has the same work whatever the samples' lengths.
 """
 
 from __future__ import annotations

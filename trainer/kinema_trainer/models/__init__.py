@@ -46,8 +46,9 @@ class Adapter(Protocol):
         """The parameters that tensor parallelism cuts, by name, and the dimension along which."""
 
     def whole_batch(self, name: str) -> bool:
-        """Whether, with sequence parallelism, every tensor process has the gradient of an uncut parameter over all
-        tokens; else each has that over its own.
+        """Whether every tensor process has an uncut parameter's gradient over all tokens.
+
+        With sequence parallelism the others have it over each process's own tokens.
         """
 
     def patch(self, model: nn.Module) -> tuple[int, int, int]:

@@ -75,7 +75,7 @@ def local(tensor: Tensor | None) -> Any:
 
 
 def _model(model: Any, batch: Batch, mesh: Mesh, dtype: torch.dtype) -> Tensor:
-    """The prediction for this process's tokens: [tokens, features], as `kinema_trainer.objective.tokens` orders them."""
+    """The prediction for this process's tokens, [tokens, features], ordered as by `kinema_trainer.objective.tokens`."""
     patch = tuple(model.config.patch_size)
     share = Share(lengths_of(batch, patch=patch), mesh.layout, mesh.rank)
     rows = _embed(model, batch, share, dtype)
@@ -195,12 +195,12 @@ def _block(
 
 
 def _modulated(rows: Tensor, shift: Tensor, scale: Tensor, runs: Runs) -> Tensor:
-    """rows * (1 + scale) + shift, each row with its run's; shift and scale are [levels, 1, hidden]."""
+    """Scale and shift each row by its run's level: rows * (1 + scale) + shift; both are [levels, 1, hidden]."""
     return _by_run(lambda part, s, c: part * (1 + c) + s, rows, (shift, scale), runs)
 
 
 def _gated(rows: Tensor, update: Tensor, gate: Tensor, runs: Runs) -> Tensor:
-    """rows + update * gate in float32, in the number format of rows."""
+    """Add update * gate, of each row's run, in float32; the result has the number format of rows."""
     return (rows.float() + _by_run(lambda part, g: part * g, update, (gate,), runs)).type_as(rows)
 
 
@@ -282,7 +282,7 @@ def _normed_pair(attn: Any, query: Tensor, key: Tensor, mesh: Mesh) -> tuple[Ten
 
 
 def _normed_all(pairs: Sequence[tuple[Any, Tensor]], mesh: Mesh) -> list[Tensor]:
-    """RMS norms over all heads. Where heads are elsewhere, the sums of squares are added up, and nothing is gathered."""
+    """RMS norms over all heads. Where heads are elsewhere, sums of squares are added up; nothing is gathered."""
     if mesh.tensor.size == 1:
         return [norm(rows) for norm, rows in pairs]
     squares = [rows.float().square().sum(dim=-1) for _, rows in pairs]
