@@ -71,8 +71,9 @@ def settings_of(spec: JobSpec, model: Entry) -> Stages:
     if "warmup_steps" not in spec.stages.train.schedule.model_fields_set:
         short = min(schedule.warmup_steps, stages.train.steps // 10)
         schedule = schedule.model_copy(update={"warmup_steps": short})
+    task = spec.model.task or model.tasks[0]
     objective = stages.train.objective.filled
-    if (spec.model.task or model.tasks[0]) is Task.V2V and not objective.masks.shares:
+    if task is Task.V2V and not objective.masks.shares:
         objective = objective.model_copy(update={"masks": Masks(quarter_head=1)})
     train = stages.train.model_copy(
         update={
@@ -85,6 +86,8 @@ def settings_of(spec: JobSpec, model: Entry) -> Stages:
     sample = stages.sample.model_copy(
         update={"video": stages.sample.video or geometry.largest(stages.prepare.video, model)}
     )
+    if task is Task.V2V and "enabled" not in spec.stages.sample.model_fields_set:
+        sample = sample.model_copy(update={"enabled": False})
     return stages.model_copy(update={"train": train, "sample": sample})
 
 
@@ -127,6 +130,7 @@ def freeze(*, spec: JobSpec, pools: Mapping[str, PoolSpec], images: Mapping[str,
     stages = settings_of(spec, model)
     _check_stages(stages)
     _check_masks(spec, model, stages)
+    _check_sample(spec, model, stages)
     _check_data(spec, stages, model)
     for field, location in (
         ("dataset", spec.dataset),
@@ -149,7 +153,7 @@ def freeze(*, spec: JobSpec, pools: Mapping[str, PoolSpec], images: Mapping[str,
 def _check_task(spec: JobSpec, model: Entry) -> None:
     task = spec.model.task or model.tasks[0]
     if task not in model.tasks:
-        can = ", ".join(task.value for task in model.tasks)
+        can = " or ".join(task.value for task in model.tasks)
         raise PlanError(
             "TaskNotSupported",
             f"spec.model.task: {model.name} cannot do {task.value}; write {can}, or name a model that can do"
@@ -157,6 +161,16 @@ def _check_task(spec: JobSpec, model: Entry) -> None:
         )
     if task.images and model.image is None:
         raise PlanError("TaskNotSupported", f"spec.model.task: {model.name} has no image encoder, which {task} needs")
+
+
+def _check_sample(spec: JobSpec, model: Entry, stages: Stages) -> None:
+    task = spec.model.task or model.tasks[0]
+    if stages.sample.enabled and task is Task.V2V:
+        raise PlanError(
+            "SampleNotSupported",
+            f"spec.stages.sample.enabled: {model.pipeline} cannot be given the leading frames of v2v; remove the line,"
+            " and let training generate videos with stages.train.validation.samples.everySteps",
+        )
 
 
 def _check_masks(spec: JobSpec, model: Entry, stages: Stages) -> None:
@@ -353,13 +367,15 @@ def stage_config(
                 convert_key=keys.convert,
                 nodes=stages.train.nodes or 1,
                 devices_per_node=stages.train.devices_per_node or 1,
+                weights=weights if stages.train.validation.samples.every_steps else None,
                 buckets=stages.prepare.video.buckets,
                 settings=stages.train,
             )
         case Stage.EXPORT:
             return ExportConfig(**common, weights=weights, ema=stages.train.ema.enabled, settings=stages.export)
         case _:
-            return SampleConfig(**common, prepare_key=keys.prepare, settings=stages.sample)
+            given = dataset if common["task"].images else None
+            return SampleConfig(**common, prepare_key=keys.prepare, dataset=given, settings=stages.sample)
 
 
 def _mounted(location: AnyLocation) -> AnyLocation:

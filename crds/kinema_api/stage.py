@@ -127,6 +127,8 @@ class TrainConfig(StageConfig):
     """Pods of the gang."""
     devices_per_node: int
     """Processes of a pod."""
+    weights: Weights | None = None
+    """The pretrained pipeline folder, whose encoders are needed where training generates videos; None elsewhere."""
     buckets: list[Bucket] = Field(default_factory=list)
     """The geometries of clips, with the batch of each; empty where there is one geometry."""
     settings: TrainSettings
@@ -151,6 +153,8 @@ class SampleConfig(StageConfig):
     stage: Literal[Stage.SAMPLE] = Stage.SAMPLE
     prepare_key: str
     """The manifest whose first captions are prompts when the settings have none."""
+    dataset: Dataset | None = None
+    """The videos, whose first frames a task that is given frames begins with; None for the other tasks."""
     settings: SampleSettings
     """Prompts, seeds and sampler; `video` is filled in."""
 

@@ -34,6 +34,12 @@ def hide_loading_bars() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
+def picture(frame: torch.Tensor) -> Image.Image:
+    """A frame [3, height, width] in [-1, 1] as a picture."""
+    pixels = ((frame + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
 class Encoders:
     """Turns a clip and its caption into features. Each part is loaded when it is first needed.
 
@@ -98,8 +104,7 @@ class Encoders:
         Returns:
             [images x tokens, width], on the CPU.
         """
-        pixels = ((frames + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        inputs = self._image_processor(images=[Image.fromarray(picture) for picture in pixels], return_tensors="pt")
+        inputs = self._image_processor(images=[picture(frame) for frame in frames], return_tensors="pt")
         states = self._image_encoder(inputs["pixel_values"].to(self._device), output_hidden_states=True).hidden_states
         return states[-2].flatten(0, 1).to(self._dtype).cpu()
 

@@ -9,7 +9,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,7 @@ from kinema_stage.clips import Clip
 from kinema_stage.context import Context
 from kinema_stage.dataset import fetch
 from kinema_stage.video import VideoError
-from kinema_trainer import energon
+from kinema_trainer import conditions, energon
 from kinema_trainer.encoders import Encoders
 from kinema_trainer.mock import MockEncoders, MockReel
 from kinema_trainer.prefetch import prefetched
@@ -227,7 +227,13 @@ class ShardEncoder:
         latents = self._encoders.latents(item.video)
         if not torch.isfinite(latents).all():
             raise BadClipError(f"its latents are not finite in {latents.dtype}")
-        return pack(Sample(clip.key, latents, self._encoders.text(clip.caption), meta))
+        sample = Sample(clip.key, latents, self._encoders.text(clip.caption), meta)
+        images = self._context.config.task.images
+        if images:
+            condition = self._encoders.latents(conditions.blanked(item.video, images=images))
+            image = self._encoders.image(conditions.given_frames(item.video, images=images))
+            sample = replace(sample, condition=condition, image=image)
+        return pack(sample)
 
     def _store(self, path: Path, sidecar: Sidecar) -> None:
         workspace, folder = self._context.workspace, self._context.folder

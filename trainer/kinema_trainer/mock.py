@@ -53,6 +53,13 @@ class MockEncoders:
         marks = [float(video[0, index, 0, 0]) for index in (0, -1)]
         return torch.randn(shape, generator=_stream("latents", marks)).to(self._dtype)
 
+    def image(self, frames: torch.Tensor) -> torch.Tensor:
+        """[images x tokens, width], normally distributed; of given frames [images, 3, height, width]."""
+        assert self._model.image is not None
+        shape = (len(frames) * self._model.image.tokens, self._model.image.width)
+        marks = [float(frame[0, 0, 0]) for frame in frames]
+        return torch.randn(shape, generator=_stream("image", marks)).to(self._dtype)
+
     def text(self, caption: str) -> torch.Tensor:
         """[tokens, width]: as many tokens as chance gives the caption; the empty one has one."""
         stream = _stream("text", caption)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shards of encoded clips: WebDataset tar files, each with a sidecar that says what lies where.
 
-A sample is three members of the tar: `KEY.json` (caption and geometry), `KEY.latents.pth` and `KEY.text.pth`. The
+A sample is three members of the tar: `KEY.json` (caption and geometry), `KEY.latents.pth` and `KEY.text.pth`; where
+the task is given frames, also `KEY.condition.pth` and `KEY.image.pth`. The
 sidecar is written last, so that a shard with a sidecar is complete. Equal samples give equal bytes.
 """
 
@@ -25,6 +26,7 @@ from pydantic import Field
 from kinema_api.base import Model
 
 LATENTS, TEXT, META = "latents.pth", "text.pth", "json"
+CONDITION, IMAGE = "condition.pth", "image.pth"
 _TENSOR = ".pth"
 EMPTY_TEXT = "empty-text.pth"
 """The embedding of the empty caption, one file beside the shards."""
@@ -41,6 +43,10 @@ class Sample:
     latents: torch.Tensor
     text: torch.Tensor
     meta: Mapping[str, Any] = field(default_factory=dict)
+    condition: torch.Tensor | None = None
+    """Latents of the clip with nothing but its given frames, of the latents' shape; None for a task without."""
+    image: torch.Tensor | None = None
+    """[tokens, width]: the image encoder's tokens of the given frames; None likewise."""
 
 
 class Record(Model):
@@ -115,11 +121,9 @@ def dump_meta(meta: Mapping[str, Any]) -> bytes:
 
 def pack(sample: Sample) -> dict[str, bytes]:
     """The members of a sample, by extension."""
-    return {
-        META: dump_meta(sample.meta),
-        LATENTS: dump_tensor(sample.latents),
-        TEXT: dump_tensor(sample.text),
-    }
+    tensors = {LATENTS: sample.latents, TEXT: sample.text, CONDITION: sample.condition, IMAGE: sample.image}
+    found = {part: dump_tensor(tensor) for part, tensor in tensors.items() if tensor is not None}
+    return {META: dump_meta(sample.meta), **found}
 
 
 def unpack(key: str, parts: Mapping[str, bytes]) -> Sample:
@@ -129,6 +133,8 @@ def unpack(key: str, parts: Mapping[str, bytes]) -> Sample:
         latents=load_tensor(parts[LATENTS]),
         text=load_tensor(parts[TEXT]),
         meta=json.loads(parts[META]),
+        condition=load_tensor(parts[CONDITION]) if CONDITION in parts else None,
+        image=load_tensor(parts[IMAGE]) if IMAGE in parts else None,
     )
 
 

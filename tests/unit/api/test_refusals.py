@@ -54,14 +54,38 @@ REFUSED: dict[str, tuple[Spec, str, str]] = {
     "task of another model": (
         job(model={**TINY, "task": "i2v"}),
         "TaskNotSupported",
-        "spec.model.task: wan2.1-tiny cannot do i2v; write t2v, or name a model that can do i2v",
+        "spec.model.task: wan2.1-tiny cannot do i2v; write t2v or v2v, or name a model that can do i2v",
     ),
-    "task of the engine": (
-        job(model={**TINY, "name": "wan2.1-i2v-14b-480p"}),
+    "task of fewer frames": (
+        job(model={**TINY, "name": "wan2.1-flf2v-14b-720p", "task": "i2v"}),
         "TaskNotSupported",
+        "spec.model.task: wan2.1-flf2v-14b-720p cannot do i2v; write flf2v, or name a model that can do i2v",
+    ),
+    "masks of a model that is given frames": (
+        job(
+            model={**TINY, "name": "wan2.1-i2v-tiny"},
+            stages={"train": {"objective": {"masks": {"quarterHead": 0.5}}}},
+        ),
+        "InvalidMasks",
         (
-            "spec.model.task: the native engine trains t2v, not yet i2v; name a model that can do t2v: "
-            "wan2.1-t2v-1.3b, wan2.1-t2v-14b, wan2.1-tiny"
+            "spec.stages.train.objective.masks: a model that does i2v is given frames beside the noise, not clean ones"
+            " within it; remove masks"
+        ),
+    ),
+    "masks of more than all samples": (
+        job(stages={"train": {"objective": {"masks": {"quarterHead": 0.5, "random": 0.6}}}}),
+        "InvalidMasks",
+        (
+            "spec.stages.train.objective.masks: the shares random 0.6, quarter_head 0.5 add up to 1.1; together they"
+            " are at most 1"
+        ),
+    ),
+    "samples of v2v": (
+        job(model={**TINY, "task": "v2v"}, stages={"sample": {"enabled": True}}),
+        "SampleNotSupported",
+        (
+            "spec.stages.sample.enabled: WanPipeline cannot be given the leading frames of v2v; remove the line, and"
+            " let training generate videos with stages.train.validation.samples.everySteps"
         ),
     ),
     "frames": (video(frames=16), "InvalidVideo", "spec.stages.prepare.video.frames: 16 is not 4n+1; use 13 or 17"),

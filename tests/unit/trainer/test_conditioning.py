@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline
-from PIL import Image
 from torch import Tensor
 
 from kinema_api.catalogue import entry
 from kinema_api.job import Task
 from kinema_trainer import conditions, tiny
-from kinema_trainer.encoders import Encoders
+from kinema_trainer.encoders import Encoders, picture
 
 FRAMES, HEIGHT, WIDTH = 9, 32, 48
 MODELS = {Task.I2V: "wan2.1-i2v-tiny", Task.FLF2V: "wan2.1-flf2v-tiny"}
@@ -42,10 +41,6 @@ def clip() -> Tensor:
     """A clip as the features stage has it: whole grey values, in [-1, 1]."""
     pixels = torch.randint(0, 256, (3, FRAMES, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(4))
     return pixels.float() / 127.5 - 1
-
-
-def picture(frame: Tensor) -> Image.Image:
-    return Image.fromarray(((frame + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 def encoders(folder: Path) -> Encoders:

@@ -13,13 +13,12 @@ import torch
 
 from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.inputs import DatasetFormat
-from kinema_api.job import Task
 from kinema_api.names import Stage, artifact_folder
 from kinema_api.stage import FeaturesConfig
 from kinema_stage import artifact, clips
 from kinema_stage.claim import TTL, try_claim, wait_or_claim
 from kinema_stage.context import Context
-from kinema_stage.weights import fetch
+from kinema_stage.weights import IMAGE, fetch
 from kinema_trainer import device, energon, reuse
 from kinema_trainer.encoders import DTYPES, Encoders
 from kinema_trainer.encoding import ClaimLostError, ShardEncoder, ShardPlan, order, plan
@@ -34,8 +33,6 @@ POLL_SECONDS = 1.0
 def run(context: Context, *, ttl: float = TTL) -> Termination:
     """Encode what is missing, wait for what others encode, publish."""
     config = _config(context)
-    if config.task is not Task.T2V:
-        raise StageError(Exit.USER, f"model.task {config.task}: this version encodes features for t2v only")
     torch.set_num_threads(device.cpu_threads(1))
     shards = plan(
         clips.read(context.workspace, artifact_folder(Stage.PREPARE, config.prepare_key)),
@@ -52,7 +49,7 @@ def _encoders(config: FeaturesConfig) -> Encoders | MockEncoders:
     if config.dataset.format is DatasetFormat.MOCK:
         return MockEncoders(config.model, dtype=dtype)
     return Encoders(
-        fetch(config.weights, "vae", "text_encoder", "tokenizer"),
+        fetch(config.weights, "vae", "text_encoder", "tokenizer", *(IMAGE if config.task.images else ())),
         device=device.find().device,
         dtype=dtype,
         text_length=config.model.text_length,
