@@ -41,7 +41,7 @@ class Validation(Model):
     """Share of the clips that is held out, at least one clip."""
     clips: int | None = Field(default=None, ge=1, le=100_000)
     """Hold out exactly so many clips in place of a share."""
-    timesteps: int = Field(default=8, ge=1, le=1000)
+    timesteps: int = Field(default=8, ge=1, le=64)
     """Noise levels at which every held-out clip is tried: sigma = (i + 0.5) / timesteps."""
     samples: TrainingSamples = Field(default_factory=TrainingSamples)
     """Videos that the model generates during training."""

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from kinema_api.objective import Objective
 from kinema_trainer import objective as flow
-from kinema_trainer.batch import Batch, Condition, Example
+from kinema_trainer.batch import Batch, Example
+from kinema_trainer.conditions import condition_of
 from kinema_trainer.costs import Shape
 from kinema_trainer.course import Course, Pack, Slot, Step
 from kinema_trainer.shards import Sample
@@ -56,7 +57,8 @@ class Cache:
 
 
 def _bytes(sample: Sample) -> int:
-    return sample.latents.nbytes + sample.text.nbytes
+    given = (tensor.nbytes for tensor in (sample.condition, sample.image) if tensor is not None)
+    return sample.latents.nbytes + sample.text.nbytes + sum(given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class Loader:
         seed: decides the draws.
         split: this data coordinate's part.
         spatial: pixels of a latent pixel, each way.
+        images: frames that the task is given.
+        temporal: frames of a latent frame, after the first.
         workers: threads that read and draw; their number changes nothing but the pace.
         ahead: forward passes that are read ahead.
     """
@@ -101,6 +105,8 @@ class Loader:
         seed: int,
         split: Split,
         spatial: int = 8,
+        images: int = 0,
+        temporal: int = 4,
         workers: int = WORKERS,
         ahead: int = AHEAD,
     ) -> None:
@@ -113,6 +119,8 @@ class Loader:
         self._seed = seed
         self._split = split
         self._spatial = spatial
+        self._images = images
+        self._temporal = temporal
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="loader")
         self._steps: OrderedDict[int, Step] = OrderedDict()
@@ -173,7 +181,13 @@ class Loader:
             noise=draw.noise,
             sigma=draw.sigma,
             text=pad(self._empty if draw.drop_caption else sample.text, length=self._text_length),
-            condition=Condition(clean=draw.clean),
+            condition=condition_of(
+                latents=sample.condition,
+                image=sample.image,
+                clean=draw.clean,
+                images=self._images,
+                temporal=self._temporal,
+            ),
             weight=slot.weight,
         )
 
