@@ -30,7 +30,7 @@ def run(context: Context) -> Termination:
     _step(context, 1)
     pipeline = weights.check(config.weights, config.model)
     _step(context, 2)
-    listing = dataset.read(config.dataset)
+    listing = dataset.read(config.dataset, images=dataset.wants_images(config.prepare.video))
     tags = dataset.tags(listing)
     counts = _count(listing, tags)
     _step(context, 3)
