@@ -29,8 +29,8 @@ class Recompute(Model):
     the operations in `save` too; interval is full for every n-th block and keeps all of the others."""
     every: int = Field(default=2, ge=1, le=1000)
     """The n of every n-th block (interval only)."""
-    save: list[Operation] = Field(default_factory=lambda: ["attention", "communication"], max_length=32)
-    """Operations whose results are kept (selective only): attention, matmul, communication, or torch's own name of an
-    operator, for instance aten.gelu.default."""
+    save: list[Operation] = Field(default_factory=lambda: ["attention"], max_length=32)
+    """Operations whose results are kept (selective only): attention, matmul, or torch's own name of an operator, for
+    instance aten.gelu.default."""
     offload: bool = False
     """Keep what is kept in the host's memory. On a CPU it only costs time."""

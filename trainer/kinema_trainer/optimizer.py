@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from kinema_api.settings import Optimizer
 from kinema_trainer import collectives
 from kinema_trainer.collectives import Axis, Use
+from kinema_trainer.lora import trained
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """The names that torch's AdamW gives its state; checkpoints use them too."""
@@ -24,23 +26,63 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
-def make_optimizer(model: nn.Module, settings: Optimizer, *, fused: bool) -> torch.optim.AdamW:
-    """AdamW whose weight decay spares norms, biases and tables."""
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (decayed if parameter.ndim > 1 and name.endswith(".weight") else spared).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": settings.weight_decay},
-            {"params": spared, "weight_decay": 0.0},
-        ],
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        fused=fused,
-        foreach=not fused,
-    )
+class LocalAdamW(torch.optim.AdamW):
+    """AdamW over this process's parts of the trained parameters: plain tensors, however they are cut.
+
+    Weight decay spares norms, biases and tables.
+    """
+
+    def __init__(self, model: nn.Module, settings: Optimizer, *, fused: bool) -> None:
+        self.parts = {
+            name: Part(parameter, nn.Parameter(local(parameter))) for name, parameter in trained(model).items()
+        }
+        """By stored name."""
+        decayed: list[nn.Parameter] = []
+        spared: list[nn.Parameter] = []
+        for name, part in self.parts.items():
+            (decayed if part.whole.ndim > 1 and name.endswith(".weight") else spared).append(part.own)
+        super().__init__(
+            [
+                {"params": decayed, "weight_decay": settings.weight_decay},
+                {"params": spared, "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+            fused=fused,
+            foreach=not fused,
+        )
+
+    def step(self, closure: Any = None) -> Any:
+        """Change the parameters by their gradients."""
+        for part in self.parts.values():
+            gradient = part.whole.grad
+            part.own.grad = None if gradient is None else local(gradient)
+        return super().step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for part in self.parts.values():
+            part.own.grad = part.whole.grad = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A parameter, and this process's part of it in the same memory."""
+
+    whole: nn.Parameter
+    own: nn.Parameter
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """A tensor of the shape of the part as this process's part of one that is cut as the parameter is."""
+        if not isinstance(self.whole, DTensor):
+            return tensor.detach()
+        return DTensor(tensor.detach(), self.whole._spec, requires_grad=False)
+
+
+def make_optimizer(model: nn.Module, settings: Optimizer, *, fused: bool) -> LocalAdamW:
+    """AdamW over the trained parameters of a model that is spread already."""
+    return LocalAdamW(model, settings, fused=fused)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
@@ -49,24 +91,21 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value
 
 
-def create_moments(model: nn.Module, optimizer: torch.optim.AdamW, *, step: int) -> None:
+def create_moments(optimizer: LocalAdamW, *, step: int) -> None:
     """Give every parameter the state that AdamW would make at its first step, so that it can be loaded into."""
-    for parameter in model.parameters():
-        optimizer.state[parameter] = {
-            "step": torch.tensor(float(step), dtype=torch.float32, device=_step_device(parameter, optimizer)),
-            **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
+    for part in optimizer.parts.values():
+        # torch keeps the counter on the device for the fused kernel, else on the CPU.
+        place = part.own.device if optimizer.defaults["fused"] else torch.device("cpu")
+        optimizer.state[part.own] = {
+            "step": torch.tensor(float(step), dtype=torch.float32, device=place),
+            **{moment: torch.zeros_like(part.own, requires_grad=False) for moment in MOMENTS},
         }
 
 
-def _step_device(parameter: Tensor, optimizer: torch.optim.AdamW) -> torch.device:
-    # torch keeps the counter on the device for the fused kernel, else on the CPU.
-    return parameter.device if optimizer.defaults["fused"] else torch.device("cpu")
-
-
-def moments(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, dict[str, Tensor]]:
-    """The optimizer's tensors by moment and parameter name, sharing its memory."""
+def moments(optimizer: LocalAdamW) -> dict[str, dict[str, Tensor]]:
+    """The optimizer's tensors by moment and parameter, sharing its memory and cut as the parameters are."""
     return {
-        moment: {name: optimizer.state[parameter][moment].detach() for name, parameter in model.named_parameters()}
+        moment: {name: part.like(optimizer.state[part.own][moment]) for name, part in optimizer.parts.items()}
         for moment in MOMENTS
     }
 
@@ -138,9 +177,9 @@ class Average:
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self._decay = decay
-        self._weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        self._weights = {name: parameter.detach() for name, parameter in trained(model).items()}
         self.tensors: Mapping[str, Tensor] = {name: weight.clone() for name, weight in self._weights.items()}
-        """The average by parameter name."""
+        """The average of the trained parameters, by stored name."""
 
     def update(self, step: int) -> None:
         """Take in the weights after a step; steps count from 1."""

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed._composable.replicate_with_fsdp import ReplicateModule, replicate
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from kinema_api.settings import Precision, TrainSettings
-from kinema_trainer import collectives, recompute
+from kinema_trainer import collectives, kernels, lora, recompute
 from kinema_trainer.collectives import Use
 from kinema_trainer.device import Device
 from kinema_trainer.mesh import CUT, Mesh
@@ -76,14 +76,30 @@ def build(
 
     Parameters are float32 and gradients are summed in float32; each block is gathered when it is needed.
     """
+    return fill(adapter, outline(adapter, config, mesh=mesh, settings=settings), device=device)
+
+
+def outline(adapter: Adapter, config: Mapping[str, Any], *, mesh: Mesh, settings: TrainSettings) -> nn.Module:
+    """A transformer that is spread over the processes of a mesh, on the meta device: it takes no memory."""
     with torch.device("meta"):
         model = adapter.build(config)
     adapter.prepare(model)
+    cuts = adapter.cuts(model)
     if mesh.matrices is not None:
-        cut(model, adapter.cuts(model), mesh.matrices)
+        cut(model, cuts, mesh.matrices)
+    if settings.lora.enabled:
+        lora.inject(model, settings.lora, defaults=adapter.lora_targets, cuts=cuts, mesh=mesh)
+    kernels.choose_attention(model, settings.attention)
     recompute.apply(adapter.blocks(model), settings.recompute)
+    if settings.compile:
+        kernels.compile_blocks(adapter.blocks(model))
     if mesh.data is not None:
         _spread(adapter, model, data=mesh.data, precision=settings.precision)
+    return model
+
+
+def fill(adapter: Adapter, model: nn.Module, *, device: Device) -> nn.Module:
+    """Give an outlined transformer its memory, and the buffers that no checkpoint holds."""
     model.to_empty(device=device.device)
     adapter.restore_buffers(model, device.device)
     return model.train()
@@ -153,20 +169,15 @@ def complete_gradients(adapter: Adapter, model: nn.Module, mesh: Mesh) -> None:
     """
     if not mesh.layout.sizes.sequence:
         return
-    cuts = adapter.cuts(model)
+    whole = adapter.cuts(model).keys() | lora.whole_gradients(model)
     parts = [
         local(parameter.grad)
         for name, parameter in model.named_parameters()
-        if parameter.grad is not None and name not in cuts and not adapter.whole_batch(name)
+        if parameter.grad is not None and name not in whole and not adapter.whole_batch(name)
     ]
     if not parts:
         return
-    whole = torch.cat([part.flatten() for part in parts])
-    collectives.sum_over(Use.SEQUENCE_PARAMETERS, whole, mesh.tensor)
-    for part, sum_ in zip(parts, whole.split([part.numel() for part in parts]), strict=True):
+    joined = torch.cat([part.flatten() for part in parts])
+    collectives.sum_over(Use.SEQUENCE_PARAMETERS, joined, mesh.tensor)
+    for part, sum_ in zip(parts, joined.split([part.numel() for part in parts]), strict=True):
         part.copy_(sum_.view_as(part))
-
-
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    """The model's parameters by name, sharing its memory."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}

@@ -33,12 +33,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "npu.npu_fusion_attention.default",
     ),
     "matmul": ("aten.mm.default", "aten.addmm.default", "aten.bmm.default", "aten.linear.default"),
-    "communication": (
-        "_c10d_functional.all_gather_into_tensor.default",
-        "_c10d_functional.all_reduce.default",
-        "_c10d_functional.all_to_all_single.default",
-        "_c10d_functional.reduce_scatter_tensor.default",
-    ),
 }
 """What a word of `recompute.save` stands for; a build of torch has some of them."""
 

@@ -25,6 +25,12 @@ class Live(AsyncStager):
         """The state itself."""
         return state_dict
 
+    def synchronize_staging(self) -> None:
+        """Nothing to wait for."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
 
 class HostCopy(AsyncStager):
     """Copies the state into the host's memory in another thread: memory that is kept from one checkpoint to the next.
@@ -41,6 +47,9 @@ class HostCopy(AsyncStager):
     def stage(self, state_dict: dict[str, Any]) -> Future[dict[str, Any]]:
         """Start to copy the state as the work that the device has been given leaves it."""
         return self._pool.submit(self._copy, state_dict, _Moment.now(state_dict))
+
+    def synchronize_staging(self) -> None:
+        """Nothing: whoever started the copy waits for it."""
 
     def close(self) -> None:
         """Wait for the last copy and let the memory go."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kinema_api.exits import Exit, StageError
@@ -31,9 +31,9 @@ class Block(nn.Module):
     def forward(self, tokens: Tensor, *, scale: float) -> Tensor:
         self.passes += 1
         query, key, value = (part.unflatten(-1, (2, -1)).transpose(1, 2) for part in self.qkv(tokens).chunk(3, -1))
-        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         tokens = tokens + scale * mixed
-        return tokens + self.down(F.gelu(self.up(tokens)))
+        return tokens + self.down(functional.gelu(self.up(tokens)))
 
 
 def blocks() -> list[Block]:

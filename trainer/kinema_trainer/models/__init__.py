@@ -21,6 +21,9 @@ from kinema_trainer.sequence import Share
 class Adapter(Protocol):
     """What a family gives the trainer."""
 
+    lora_targets: Sequence[str]
+    """The ends of the names of the layers that LoRA adds to when nobody says which."""
+
     def build(self, config: Mapping[str, Any]) -> nn.Module:
         """The transformer of a diffusers config. May be called under `torch.device("meta")`."""
 

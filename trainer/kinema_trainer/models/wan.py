@@ -33,6 +33,8 @@ _CUTS = (
 class WanAdapter:
     """See `kinema_trainer.models.Adapter`."""
 
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+
     def build(self, config: Mapping[str, Any]) -> WanTransformer3DModel:
         """The transformer of a diffusers config."""
         return WanTransformer3DModel.from_config(dict(config))
@@ -105,20 +107,23 @@ class WanAdapter:
     def flops(self, model: Entry, shape: Sequence[int]) -> float:
         """Three times the matrix products of a forward pass; a multiply-add counts twice, attention is full.
 
-        Not counted: time and modulation MLPs, norms, softmax, RoPE, biases, recomputation. Agrees with torch's
-        FlopCounterMode over the diffusers class to five digits.
+        Of a pack the sum over its samples: attention stays within each. Not counted: time and modulation MLPs, norms,
+        softmax, RoPE, biases, recomputation. Agrees with torch's FlopCounterMode over the diffusers class.
         """
         dims, text = model.transformer, model.text_length
+        image, width = (0, 0) if model.image is None else (model.image.given, model.image.width)
         channels, frames, height, width = shape
         patch = math.prod(dims.patch)
         tokens = frames * height * width // patch
         hidden = dims.hidden
         attention = 8 * tokens * hidden**2 + 4 * tokens**2 * hidden
-        cross = 4 * tokens * hidden**2 + 4 * text * hidden**2 + 4 * tokens * text * hidden
+        keys = text + image
+        cross = 4 * tokens * hidden**2 + 4 * keys * hidden**2 + 4 * tokens * keys * hidden
         block = attention + cross + 4 * tokens * hidden * dims.ffn
         ends = 2 * tokens * hidden * patch * (dims.in_channels + channels)
         caption = 2 * text * (dims.text_dim * hidden + hidden**2)
-        return 3.0 * (dims.layers * block + ends + caption)
+        pictures = 2 * image * (width**2 + width * hidden)
+        return 3.0 * (dims.layers * block + ends + caption + pictures)
 
 
 ADAPTER = WanAdapter()

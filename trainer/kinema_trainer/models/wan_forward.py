@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from kinema_trainer import exchange
+from kinema_trainer import exchange, lora
 from kinema_trainer import objective as flow
 from kinema_trainer.attention import attention, self_attention
 from kinema_trainer.batch import Batch, Example
@@ -262,7 +262,7 @@ def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def linear(module: Any, rows: Tensor) -> Tensor:
     """A linear layer; one that tensor parallelism has cut gives this process's part."""
     if isinstance(getattr(module, "weight", None), DTensor):
-        return F.linear(rows, local(module.weight), local(module.bias))
+        return lora.added(module, rows, F.linear(rows, local(module.weight), local(module.bias)))
     result: Tensor = module(rows)
     return result
 
@@ -309,7 +309,7 @@ def _left(out: Any, rows: Tensor, pack: Pack) -> Tensor:
     if mesh.tensor.size == 1:
         rows = matrix(rows)
     else:
-        part = F.linear(rows, local(matrix.weight))
+        part = lora.added(matrix, rows, F.linear(rows, local(matrix.weight)))
         if mesh.layout.sizes.sequence:
             part = exchange.scattered(part, mesh.tensor, pack.share.tensor)
         else:

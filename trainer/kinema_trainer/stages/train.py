@@ -19,6 +19,13 @@ from kinema_trainer.reports import Beat, Step
 from kinema_trainer.threads import cpu_threads
 from kinema_trainer.wish import Wishes
 
+DETERMINISTIC = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "HCCL_DETERMINISTIC": "true",
+    "LCCL_DETERMINISTIC": "1",
+}
+"""What NVIDIA's and Ascend's libraries have to be told before they start, to give the same bits every time."""
+
 
 def run(context: Context) -> Termination:
     """Run the train stage."""
@@ -34,7 +41,7 @@ def run(context: Context) -> Termination:
         launch.run(
             place,
             config=path,
-            environment=environment(processes=place.processes),
+            environment=environment(processes=place.processes, deterministic=config.settings.deterministic),
             interrupted=context.interrupted,
             on_step=lambda step: report(context, step),
             on_beat=lambda beat: account(context, beat),
@@ -47,9 +54,10 @@ def run(context: Context) -> Termination:
     return _success(context, config)
 
 
-def environment(*, processes: int) -> dict[str, str]:
+def environment(*, processes: int, deterministic: bool) -> dict[str, str]:
     """The environment of the training processes; threads are shared out unless the pod says how many."""
-    return {"OMP_NUM_THREADS": str(cpu_threads(processes)), "PYTHONUNBUFFERED": "1", **os.environ}
+    chosen = {"OMP_NUM_THREADS": str(cpu_threads(processes)), "PYTHONUNBUFFERED": "1"}
+    return {**chosen, **(DETERMINISTIC if deterministic else {}), **os.environ}
 
 
 def report(context: Context, step: Step) -> None:
