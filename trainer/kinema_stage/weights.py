@@ -99,7 +99,7 @@ def _expected(model: Entry) -> dict[str, dict[str, Any]]:
     encoder: dict[str, dict[str, Any]] = {}
     if image is not None:
         transformer = {"image_dim": image.width, "added_kv_proj_dim": shape.hidden}
-        transformer |= {"pos_embed_seq_len": 2 * image.tokens} if image.positions else {}
+        transformer |= {"pos_embed_seq_len": image.given} if image.positions else {}
         encoder = {IMAGE[0]: {"hidden_size": image.width}}
     return {
         **encoder,

@@ -119,7 +119,7 @@ def make_transformer(spec: Entry) -> Any:
 def _image_dimensions(image: ImageEncoder, *, hidden: int) -> dict[str, int]:
     """What the transformer's config says of the image encoder's tokens."""
     dimensions = {"image_dim": image.width, "added_kv_proj_dim": hidden}
-    return dimensions | ({"pos_embed_seq_len": 2 * image.tokens} if image.positions else {})
+    return dimensions | ({"pos_embed_seq_len": image.given} if image.positions else {})
 
 
 def make_image_encoder(image: ImageEncoder) -> dict[str, Any]:

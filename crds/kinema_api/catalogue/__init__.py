@@ -74,7 +74,12 @@ class ImageEncoder(Model):
     width: Positive
     """Width of a token."""
     positions: bool = False
-    """Whether the transformer adds a learned embedding to each token by its place (several frames)."""
+    """Whether the transformer is given two frames, and adds a learned embedding to each token by its place."""
+
+    @property
+    def given(self) -> int:
+        """Tokens that the transformer is given."""
+        return self.tokens * (2 if self.positions else 1)
 
 
 class Velocity(Word):
