@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every layout trains as one process does."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.parity.cases import LAYOUTS, MORE_LAYOUTS, STEPS, Case
+from tests.parity.conftest import Processes
+
+ALL = {**LAYOUTS, **MORE_LAYOUTS}
+FAST = ("HSDP", "TP+SP", "Ulysses x ring x TP")
+
+
+def marked(names: dict[str, object], fast: tuple[str, ...]) -> list[object]:
+    return [pytest.param(name, marks=[] if name in fast else [pytest.mark.slow]) for name in names]
+
+
+def check(processes: Processes, case: Case) -> None:
+    outcomes = processes.run(case)
+    for rank, outcome in enumerate(outcomes):
+        for part, (ratio, name) in outcome.worst.items():
+            assert ratio <= 1, f"rank {rank}: {part} {name} differs by {ratio:.3g} of what is allowed"
+
+
+@pytest.mark.parametrize("task", ["t2v", "i2v"])
+@pytest.mark.parametrize("name", marked(ALL, FAST))
+def test_loss_and_gradients(processes: Processes, name: str, task: str) -> None:
+    check(processes, Case(task=task, layout=ALL[name]))
+
+
+@pytest.mark.parametrize("task", ["t2v", "i2v"])
+@pytest.mark.parametrize("name", marked(ALL, ("TP x FSDP2",)))
+def test_five_steps(processes: Processes, name: str, task: str) -> None:
+    check(processes, Case(task=task, layout=ALL[name], steps=STEPS))
