@@ -146,6 +146,13 @@ def fault(sizes: Sizes, model: Widths) -> str | None:
 
 def nearest(layout: Layout, *, world: int, model: Widths) -> Sizes:
     """The layout that works and is closest to what was asked: every doubling or halving of an axis counts 1."""
+    found = next(by_distance(layout, world=world, model=model), None)
+    assert found is not None, "one process for each part of the data always works"
+    return found
+
+
+def by_distance(layout: Layout, *, world: int, model: Widths) -> Iterator[Sizes]:
+    """Every layout that works, the closest to what was asked first."""
     asked = {"replicate": layout.replicate, "ring": layout.ring, "ulysses": layout.ulysses, "tensor": layout.tensor}
     if layout.shard is not None:
         asked["shard"] = layout.shard
@@ -163,7 +170,7 @@ def nearest(layout: Layout, *, world: int, model: Widths) -> Sizes:
         for sizes in _all(world, sequence=layout.sequence)
         if fault(sizes, model) is None and (layout.shard is not None or sizes.shard > 1 or sizes.replicate == 1)
     )
-    return min(works, key=distance)
+    yield from sorted(works, key=distance)
 
 
 def _all(world: int, *, sequence: bool) -> Iterator[Sizes]:

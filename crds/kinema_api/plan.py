@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from kinema_api import attention, geometry
+from kinema_api import attention, fit, geometry
 from kinema_api.buckets import Geometry
 from kinema_api.catalogue import Entry, entry
 from kinema_api.inputs import NOWHERE, DatasetFormat, Location
 from kinema_api.job import JobSpec, Task
 from kinema_api.keys import Keys
 from kinema_api.locations import check_address, claim_of, in_container
+from kinema_api.memory import bytes_of
 from kinema_api.names import Stage
 from kinema_api.objective import Masks
 from kinema_api.overrides import refusals
@@ -29,6 +30,7 @@ from kinema_api.stage import (
     PrepareConfig,
     SampleConfig,
     TrainConfig,
+    TrainingPlace,
 )
 from kinema_api.status import Resolved
 
@@ -142,6 +144,7 @@ def freeze(*, spec: JobSpec, pools: Mapping[str, PoolSpec], images: Mapping[str,
     used = _pools(spec, stages, pools)
     stages = _fill_devices(spec, stages, used)
     _check_attention(spec, stages, used)
+    _check_fit(spec, stages, model, used)
     return Resolved(
         model=model.wire(),
         pools={name: pool.wire() for name, pool in used.items()},
@@ -298,6 +301,26 @@ def _check_attention(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec
         raise PlanError("InvalidAttention", f"spec.stages.train.attention: {found}")
 
 
+def place_of(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) -> fit.Place:
+    """What the job trains on: the devices are filled in already."""
+    name = pool_of(spec, stages, Stage.TRAIN)
+    assert name is not None
+    pool, train = pools[name], stages.train
+    return fit.Place(
+        world=(train.nodes or 1) * (train.devices_per_node or 1),
+        accelerator=pool.accelerator,
+        memory=None if pool.device_memory is None else bytes_of(pool.device_memory),
+        name=f"a device of pool {name}",
+    )
+
+
+def _check_fit(spec: JobSpec, stages: Stages, model: Entry, pools: Mapping[str, PoolSpec]) -> None:
+    try:
+        fit.check(model, stages.train, stages.prepare.video, place_of(spec, stages, pools))
+    except fit.FitError as error:
+        raise PlanError(error.reason, f"spec.{error}") from None
+
+
 def _images(
     spec: JobSpec, stages: Stages, model: Entry, pools: Mapping[str, PoolSpec], images: Mapping[str, str]
 ) -> dict[str, str]:
@@ -342,7 +365,16 @@ def stage_config(
     if "weights" in resolved.pins:
         weights = weights.model_copy(update={"revision": resolved.pins["weights"]})
     if stage is Stage.CHECK:
-        return CheckConfig(**common, dataset=dataset, weights=weights, prepare=stages.prepare, features=stages.features)
+        place = place_of(spec, stages, {name: PoolSpec.stored(pool) for name, pool in resolved.pools.items()})
+        return CheckConfig(
+            **common,
+            dataset=dataset,
+            weights=weights,
+            prepare=stages.prepare,
+            features=stages.features,
+            train=stages.train,
+            place=TrainingPlace(world=place.world, accelerator=place.accelerator, memory=place.memory, name=place.name),
+        )
     if keys is None:
         raise ValueError(f"stage {stage} needs the keys that check resolves")
     match stage:
@@ -370,6 +402,7 @@ def stage_config(
                 weights=weights if stages.train.validation.samples.every_steps else None,
                 buckets=stages.prepare.video.buckets,
                 settings=stages.train,
+                video=stages.prepare.video,
             )
         case Stage.EXPORT:
             return ExportConfig(**common, weights=weights, ema=stages.train.ema.enabled, settings=stages.export)

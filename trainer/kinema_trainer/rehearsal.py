@@ -36,6 +36,8 @@ from kinema_trainer.models import adapter
 from kinema_trainer.models.configs import config
 
 Parts = Mapping[Part, int]
+FEW = 3
+"""Blocks after which another one only adds its own: before, the ends of the model decide where the peak lies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def rehearse(
     """
     layers = model.transformer.layers
     period = settings.recompute.every if settings.recompute.mode == "interval" else 1
-    few = period * math.ceil(2 / period)
+    few = period * math.ceil(FEW / period)
     with pretended(world=world, rank=rank):
         if whole or layers <= few + period:
             return _step(model, settings, task=task, clips=clips)

@@ -42,6 +42,7 @@ from kinema_api.stage import (
     SampleConfig,
     StageConfig,
     TrainConfig,
+    TrainingPlace,
     artifact_of,
     load_config,
 )
@@ -187,7 +188,13 @@ def configs() -> dict[Stage, tuple[StageConfig, StageConfig]]:
     }
     wanted: dict[Stage, StageConfig] = {
         Stage.CHECK: CheckConfig(
-            **common, dataset=dataset, weights=weights, prepare=stages.prepare, features=stages.features
+            **common,
+            dataset=dataset,
+            weights=weights,
+            prepare=stages.prepare,
+            features=stages.features,
+            train=stages.train,
+            place=TrainingPlace(world=4, accelerator=Accelerator.CPU, name="a device of pool cpu"),
         ),
         Stage.PREPARE: PrepareConfig(**common, key="p", dataset=dataset, settings=stages.prepare),
         Stage.FEATURES: FeaturesConfig(
@@ -201,7 +208,13 @@ def configs() -> dict[Stage, tuple[StageConfig, StageConfig]]:
         ),
         Stage.CONVERT: ConvertConfig(**common, key="c", weights=weights, settings=stages.convert),
         Stage.TRAIN: TrainConfig(
-            **common, features_key="f", convert_key="c", nodes=2, devices_per_node=2, settings=stages.train
+            **common,
+            features_key="f",
+            convert_key="c",
+            nodes=2,
+            devices_per_node=2,
+            settings=stages.train,
+            video=stages.prepare.video,
         ),
         Stage.EXPORT: ExportConfig(**common, weights=weights, ema=False, settings=stages.export),
         Stage.SAMPLE: SampleConfig(**common, prepare_key="p", settings=stages.sample),

@@ -8,6 +8,7 @@ import errno
 import os
 import uuid
 
+from kinema_api import fit
 from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.keys import Inputs, Keys, resolve
 from kinema_api.names import Stage, artifact_folder
@@ -25,6 +26,7 @@ def run(context: Context) -> Termination:
     """The stage."""
     config = context.config
     assert isinstance(config, CheckConfig)
+    fits(config)
     _step(context, 0)
     probe(context.workspace)
     _step(context, 1)
@@ -60,6 +62,26 @@ def run(context: Context) -> Termination:
         existing=existing,
         pins={"weights": pipeline.revision} if pipeline.revision else {},
     )
+
+
+def fits(config: CheckConfig) -> None:
+    """Whether the training can work on the devices that it is to get; no data is looked at.
+
+    Raises:
+        StageError: it cannot.
+    """
+    if config.train is None or config.place is None:
+        return
+    place = fit.Place(
+        world=config.place.world,
+        accelerator=config.place.accelerator,
+        memory=config.place.memory,
+        name=config.place.name,
+    )
+    try:
+        fit.check(config.model, config.train, config.prepare.video, place)
+    except fit.FitError as error:
+        raise StageError(Exit.USER, str(error)) from None
 
 
 def _step(context: Context, done: int) -> None:
