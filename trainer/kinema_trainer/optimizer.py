@@ -165,7 +165,7 @@ def _cuts(tensor: Tensor) -> tuple[Cut, ...]:
     return tuple(
         Cut(name, tensor.device_mesh[name])
         for name, placement in zip(names, tensor.placements, strict=True)
-        if placement.is_shard() and tensor.device_mesh[name].size() > 1
+        if not placement.is_replicate() and tensor.device_mesh[name].size() > 1
     )
 
 
