@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.parity.cases import LAYOUTS, STEPS, Case
-from tests.parity.conftest import Processes
+from tests.parity.processes import Processes
 from tests.parity.test_layouts import check, marked
 
 LORA: dict[str, Any] = {"lora": {"enabled": True, "rank": 4, "alpha": 8, "dropout": 0.25}}
@@ -44,6 +44,8 @@ def test_five_steps_of_lora_on_every_kind_of_layer(processes: Processes, name: s
     ],
     ids=["full", "selective", "interval and offload", "offload"],
 )
-@pytest.mark.parametrize("name", marked({name: LAYOUTS[name] for name in ("FSDP2", "TP+SP", "Ulysses x ring x TP")}, ()))
+@pytest.mark.parametrize(
+    "name", marked({name: LAYOUTS[name] for name in ("FSDP2", "TP+SP", "Ulysses x ring x TP")}, ())
+)
 def test_recomputation(processes: Processes, name: str, recompute: dict[str, Any]) -> None:
     check(processes, Case(layout=LAYOUTS[name], steps=STEPS, settings={"recompute": recompute}))

@@ -18,7 +18,7 @@ from kinema_trainer.shards import Sample
 from kinema_trainer.validation import UNWEIGHTED, Examples, Validator
 
 from tests.parity.cases import LAYOUTS, TEXT, Case
-from tests.parity.conftest import Processes
+from tests.parity.processes import Processes
 from tests.parity.worker import trainer
 
 CLIPS = 3

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.parity.cases import LAYOUTS, MORE_LAYOUTS, STEPS, Case
-from tests.parity.conftest import Processes
+from tests.parity.processes import Processes
 
 ALL = {**LAYOUTS, **MORE_LAYOUTS}
 FAST = ("HSDP", "TP+SP", "Ulysses x ring x TP")

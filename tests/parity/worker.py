@@ -18,7 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from kinema_api.layout import Widths
 from kinema_api.settings import TrainSettings
+from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer import lora, optimizer, parallel, saver
 from kinema_trainer.device import Device
 from kinema_trainer.layout import ParallelLayout
@@ -26,12 +28,9 @@ from kinema_trainer.loop import Trainer
 from kinema_trainer.loss import Loss
 from kinema_trainer.mesh import Mesh
 from kinema_trainer.models.wan import ADAPTER
-from kinema_stage.workspace import FolderWorkspace
-
-from kinema_api.layout import Widths
 
 from tests.parity.cases import CONFIGS, PACKS, Case, packs
-from tests.parity.mutations import broken
+from tests.parity.mutations import broken, know
 
 CPU = Device(device=torch.device("cpu"), backend="gloo", name="cpu")
 WIDTHS = Widths(heads=4, hidden=96, ffn=128)
@@ -87,6 +86,7 @@ def trainer(case: Case, *, folder: Path) -> Trainer:
     layout = ParallelLayout.of(case.train(data=1).layout, world=case.world, model=WIDTHS)
     settings: TrainSettings = case.train(data=layout.data)
     mesh = Mesh.make(layout, device="cpu", wrap=parallel.wrapped(settings.precision))
+    know(mesh)
     model = parallel.build(ADAPTER, CONFIGS[case.task], device=CPU, mesh=mesh, settings=settings)
     saver.load(FolderWorkspace(f"file://{folder}"), f"weights-{case.task}", lora.pretrained(model))
     if settings.lora.enabled:
@@ -132,7 +132,9 @@ def train(case: Case, *, folder: Path) -> tuple[dict[str, dict[str, Tensor]], fl
         model: dict[str, Tensor] = dict(lora.trained(run.model))
         parts = {"parameters": model, "average": dict(run.average.tensors)}
         parts |= optimizer.moments(run.optimizer)
-        return {part: {name: whole(tensor) for name, tensor in found.items()} for part, found in parts.items()}, results[-1]
+        return {
+            part: {name: whole(tensor) for name, tensor in found.items()} for part, found in parts.items()
+        }, results[-1]
     losses = sum(float(run._accumulate(micro)) for micro in range(run.settings.accumulate))
     parallel.complete_gradients(run.adapter, run.model, run.mesh)
     (loss,) = run.team.total([losses if run.mesh.layout.speaks(run.mesh.rank) else 0.0])

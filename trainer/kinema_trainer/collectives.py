@@ -35,12 +35,12 @@ class Use(StrEnum):
     RING_BACKWARD = "ring: keys and values, passed on in the backward pass"
     RING_GRADIENT = "ring: gradients of keys and values, passed on to their owner"
     NORM = "clip: sum of squares of the gradients' parts"
-    LOSS = "loss: sum over all processes"
+    LOSS = "loop: sums of losses and of requests to stop"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Axis:
-    """This process and its neighbours on one axis."""
+    """This process and its neighbours on one axis; without a group it is about all processes."""
 
     size: int = 1
     rank: int = 0

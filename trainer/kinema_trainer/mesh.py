@@ -24,7 +24,6 @@ class Mesh:
         tensor: those that share its matrices.
         ulysses: those that share its tokens by trading heads.
         ring: those that share its tokens by passing keys and values on.
-        world: all processes.
         data: the mesh over which parameters are copied and cut; None where no other process has them.
         matrices: the mesh over which tensor parallelism cuts; None without.
     """
@@ -34,7 +33,6 @@ class Mesh:
     tensor: Axis = field(default_factory=Axis)
     ulysses: Axis = field(default_factory=Axis)
     ring: Axis = field(default_factory=Axis)
-    world: Axis = field(default_factory=Axis)
     data: DeviceMesh | None = None
     matrices: DeviceMesh | None = None
 
@@ -73,7 +71,6 @@ class Mesh:
             tensor=_axis(parameters, TENSOR),
             ulysses=_axis(axes, "ulysses"),
             ring=_axis(axes, "ring"),
-            world=_axis(world, WORLD),
             data=parameters[names] if names else None,
             matrices=parameters[TENSOR] if sizes.tensor > 1 else None,
         )

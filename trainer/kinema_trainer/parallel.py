@@ -19,7 +19,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from kinema_api.settings import Precision, TrainSettings
 from kinema_trainer import collectives, kernels, lora, recompute
-from kinema_trainer.collectives import Use
+from kinema_trainer.collectives import Axis, Use
 from kinema_trainer.device import Device
 from kinema_trainer.mesh import CUT, Mesh
 from kinema_trainer.models import Adapter
@@ -45,9 +45,7 @@ class Team:
 
     def total(self, values: list[float]) -> list[float]:
         """The sum of each value over all processes, on the CPU."""
-        tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor)
-        return tensor.tolist()
+        return collectives.sum_over(Use.LOSS, torch.tensor(values, dtype=torch.float64), Axis()).tolist()
 
     def tell(self, value: Any) -> Any:
         """The leader's value, in every process."""

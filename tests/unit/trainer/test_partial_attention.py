@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention over parts of the keys: the parts make the whole, by torch's kernel and by matrix products alike."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from kinema_trainer import partial_attention
+from kinema_trainer.partial_attention import attend, attend_backward, plain, plain_backward
+
+
+def drawn(tokens: int, *, seed: int, width: int = 24) -> Tensor:
+    return torch.randn(1, 3, tokens, width, generator=torch.Generator().manual_seed(seed))
+
+
+def test_both_ways_agree() -> None:
+    query, key, value, gradient = (drawn(tokens, seed=tokens) for tokens in (37, 51, 51, 37))
+    value = value.flip(-1)
+    for one, other in zip(attend(query, key, value), plain(query, key, value), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    out, lse = plain(query, key, value)
+    ways = (
+        attend_backward(gradient, query, key, value, out, lse),
+        plain_backward(gradient, query, key, value, out, lse),
+    )
+    for one, other in zip(*ways, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [1 << 26, 200])
+def test_gradients_are_autograds(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(partial_attention, "BLOCK_ELEMENTS", block)
+    query, key, value = (drawn(tokens, seed=tokens).requires_grad_() for tokens in (13, 21, 22))
+    value = drawn(21, seed=5).requires_grad_()
+    wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    gradient = drawn(13, seed=9)
+    wanted.backward(gradient)
+    with torch.no_grad():
+        out, lse = plain(query, key, value)
+        torch.testing.assert_close(out, wanted.detach(), rtol=1e-5, atol=1e-6)
+        found = plain_backward(gradient, query, key, value, out, lse)
+    for leaf, one in zip((query, key, value), found, strict=True):
+        torch.testing.assert_close(one, leaf.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_keeps_its_number_format() -> None:
+    query, key, value = (drawn(9, seed=seed).bfloat16() for seed in range(3))
+    out, lse = plain(query, key, value)
+    assert (out.dtype, lse.dtype) == (torch.bfloat16, torch.float32)
+    assert [g.dtype for g in plain_backward(out, query, key, value, out, lse)] == [torch.bfloat16] * 3
