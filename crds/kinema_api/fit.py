@@ -54,8 +54,7 @@ def works(model: Entry, train: TrainSettings, video: ClipVideo) -> list[Work]:
 
     A pack is as full as clips of one geometry make it: the longest decide about attention, the number about the rest.
     """
-    image = model.image
-    tokens_of_image = 0 if image is None else image.tokens * (2 if image.positions else 1)
+    given = 0 if model.image is None else model.image.given
     found = []
     for index, clip in enumerate(geometry.geometries(video)):
         tokens = geometry.tokens(clip, model)
@@ -63,7 +62,7 @@ def works(model: Entry, train: TrainSettings, video: ClipVideo) -> list[Work]:
             clips = max(1, train.packing.tokens // tokens)
         else:
             clips = video.buckets[index].batch if video.buckets else train.batch_per_device
-        found.append(Work(tokens=clips * tokens, clips=clips, image=tokens_of_image))
+        found.append(Work(tokens=clips * tokens, clips=clips, image=given))
     return found
 
 

@@ -202,6 +202,7 @@ class _Gauges:
         self._total = gauge("total", "All units of the stage")
         self._eta = gauge("eta_seconds", "Estimated time left")
         self._metric = gauge("metric", "Numbers that the stage reports, for instance loss", "name")
+        self._text = gauge("text", "Words that the stage reports, for instance who holds up the others", "name", "text")
         self._server, self._thread = start_http_server(port, registry=registry)
 
     @classmethod
@@ -221,8 +222,11 @@ class _Gauges:
         self._total.labels(self._stage).set(total)
         if eta is not None:
             self._eta.labels(self._stage).set(eta)
+        self._text.clear()
         for name, value in metrics.items():
-            if not isinstance(value, str):
+            if isinstance(value, str):
+                self._text.labels(self._stage, name, value).set(1)
+            else:
                 self._metric.labels(self._stage, name).set(value)
 
     def close(self) -> None:

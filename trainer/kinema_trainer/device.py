@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,12 +55,19 @@ class Device:
         """Whether torch's fused AdamW has a kernel here."""
         return self.device.type in ("cuda", "cpu")
 
-    def memory_peak(self) -> int | None:
-        """The most bytes that were allocated on the device; None on a CPU."""
+    def memory_peak(self) -> int:
+        """The most bytes that this process has allocated on the device; on a CPU, that it has had in memory."""
+        if self.device.type == "cpu":
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        module = torch.get_device_module(self.device)
+        return int(module.max_memory_allocated())
+
+    def memory_total(self) -> int | None:
+        """The bytes of the device; None on a CPU, whose memory is the container's."""
         if self.device.type == "cpu":
             return None
         module = torch.get_device_module(self.device)
-        return int(module.max_memory_allocated())
+        return int(module.mem_get_info(self.device)[1])
 
 
 def find(local_rank: int = 0, *, environment: Mapping[str, str] = os.environ) -> Device:

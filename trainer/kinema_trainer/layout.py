@@ -88,6 +88,11 @@ class ParallelLayout:
         """Processes, or groups of `cut`, that hold the same part of a parameter."""
         return self.sizes.replicate if self.sizes.shard > 1 else self.sizes.replicate * self.context
 
+    @property
+    def alone_in(self) -> tuple[str, ...]:
+        """Phases of a step in which a process waits for no other: a whole copy's forward pass, and the data."""
+        return ("data", "forward") if self.world == self.sizes.replicate * self.sizes.pipeline else ("data",)
+
     def coordinates(self, rank: int) -> Coordinates:
         """The place of a process."""
         found: dict[str, int] = {}

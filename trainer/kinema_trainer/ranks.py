@@ -47,10 +47,15 @@ class Straggler:
     median: float
     """The middle one of all processes."""
 
+    @property
+    def place(self) -> str:
+        """Who it is."""
+        return f"rank {self.rank} on {self.node}"
+
     def __str__(self) -> str:
         what = {PROBE: "its device takes", "data": "it waits for data", "forward": "its forward pass takes"}
         took = f"{what.get(self.column, self.column)} {self.seconds:.3g} s, the middle one {self.median:.3g} s"
-        return f"rank {self.rank} on {self.node}: {took}"
+        return f"{self.place}: {took}"
 
 
 def latest(table: Mapping[str, Sequence[float]], *, nodes: Sequence[str], step: float) -> Straggler | None:
@@ -131,6 +136,10 @@ class RollCall:
         self.table: dict[str, list[float]] = {}
         """Seconds a step of each process by rank, as last gathered."""
 
+    def due(self, step: int) -> bool:
+        """Whether this is a step with a roll call."""
+        return self._probe is not None and step % self._every == 0
+
     def step(self, step: int, phases: Mapping[str, float], *, seconds: float) -> Straggler | None:
         """Take in a step; at every n-th one, the process that has been behind for several roll calls."""
         if self._probe is None:
@@ -138,7 +147,7 @@ class RollCall:
         self._steps += 1
         for name in self._summed:
             self._summed[name] += phases.get(name, 0.0)
-        if step % self._every:
+        if not self.due(step):
             return None
         mine = [*(self._summed[name] / self._steps for name in self._summed), self._probe.measure()]
         self._summed, self._steps = dict.fromkeys(self._summed, 0.0), 0

@@ -214,7 +214,7 @@ def _example(model: Entry, *, task: Task, clip: Geometry) -> Example:
     vae, dims, image = model.vae, model.transformer, model.image
     plane = (vae.latent_frames(clip.frames), clip.height // vae.spatial, clip.width // vae.spatial)
     more = dims.in_channels - vae.channels
-    given = image.tokens * (2 if image.positions else 1) if image is not None and task is not Task.T2V else 0
+    given = image.given if image is not None and task is not Task.T2V else 0
     return Example(
         key="",
         latents=torch.empty(vae.channels, *plane),

@@ -69,7 +69,7 @@ class Step:
     step: int
     total: int
     eta_seconds: float | None
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | str]
     log: bool
     """Whether it is worth a log line."""
 

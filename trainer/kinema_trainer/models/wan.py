@@ -111,7 +111,7 @@ class WanAdapter:
         softmax, RoPE, biases, recomputation. Agrees with torch's FlopCounterMode over the diffusers class.
         """
         dims, text = model.transformer, model.text_length
-        image, width = (0, 0) if model.image is None else (model.image.given, model.image.width)
+        image, features = (0, 0) if model.image is None else (model.image.given, model.image.width)
         channels, frames, height, width = shape
         patch = math.prod(dims.patch)
         tokens = frames * height * width // patch
@@ -122,7 +122,7 @@ class WanAdapter:
         block = attention + cross + 4 * tokens * hidden * dims.ffn
         ends = 2 * tokens * hidden * patch * (dims.in_channels + channels)
         caption = 2 * text * (dims.text_dim * hidden + hidden**2)
-        pictures = 2 * image * (width**2 + width * hidden)
+        pictures = 2 * image * (features**2 + features * hidden)
         return 3.0 * (dims.layers * block + ends + caption + pictures)
 
 

@@ -13,7 +13,7 @@ from kinema_api.stage import TrainConfig
 from kinema_stage import stacks
 from kinema_stage.context import Context
 from kinema_stage.progress import Account
-from kinema_trainer import launch
+from kinema_trainer import fitting, launch
 from kinema_trainer.checkpoints import newest
 from kinema_trainer.reports import Beat, Step
 from kinema_trainer.threads import cpu_threads
@@ -35,6 +35,7 @@ def run(context: Context) -> Termination:
     wishes = Wishes(context.workspace, config.run)
     context.progress.wished = wishes.hear
     place = launch.Place.from_environment(os.environ, devices_per_node=config.devices_per_node)
+    fitting.check(config, world=place.nodes * place.processes)
     with tempfile.TemporaryDirectory(prefix="kinema-train-") as name:
         path = Path(name) / "stage.json"
         path.write_text(config.model_dump_json(by_alias=True), encoding="utf-8")
