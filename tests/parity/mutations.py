@@ -70,7 +70,7 @@ def _all() -> Iterator[Mutation]:
         (Use.RING_FORWARD, RING, MOVED),
         (Use.RING_BACKWARD, RING, MOVED),
         (Use.RING_GRADIENT, RING, MOVED),
-        (Use.RING_FORWARD, {"ring": 4}, (Kind.WRONG_WAY,)),
+        # The other way round, forward passes alone would see the same keys.
         (Use.RING_BACKWARD, {"ring": 4}, (Kind.WRONG_WAY,)),
         (Use.RING_GRADIENT, {"ring": 4}, (Kind.WRONG_WAY,)),
         (Use.NORM, SHARD, SUMMED),
@@ -114,6 +114,11 @@ def _wrong(group: dist.ProcessGroup | None) -> Axis:
         if axis.size > 1 and ranks != right and (len(ranks) == len(right) or len(right) == mesh.layout.world):
             return axis
     raise AssertionError("the layout has no other group")
+
+
+def _group(axis: Axis) -> dist.ProcessGroup:
+    assert axis.group is not None
+    return axis.group
 
 
 @contextlib.contextmanager
@@ -194,7 +199,7 @@ def _gathered(kind: Kind) -> contextlib.AbstractContextManager[Any]:
 
     def call(self: Any, output_tensor: Tensor, input_tensor: Tensor, group: Any, async_op: bool = False) -> Any:
         if kind is Kind.WRONG_GROUP:
-            return original(self, output_tensor, input_tensor, _wrong(group).group, async_op)
+            return original(self, output_tensor, input_tensor, _group(_wrong(group)), async_op)
         output_tensor.view(group.size(), -1).copy_(input_tensor.flatten().expand(group.size(), -1))
         return None
 
@@ -210,7 +215,7 @@ def _reduced(kind: Kind) -> contextlib.AbstractContextManager[Any]:
         if kind is Kind.LEFT_OUT:
             output_tensor.copy_(input_tensor.view(group.size(), -1)[dist.get_rank(group)])
             return None
-        chosen = _wrong(group).group if kind is Kind.WRONG_GROUP else group
+        chosen = _group(_wrong(group)) if kind is Kind.WRONG_GROUP else group
         work = original(self, output_tensor, input_tensor, chosen, op, async_op)
         if kind is Kind.MEAN:
             output_tensor.div_(group.size())

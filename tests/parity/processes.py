@@ -10,7 +10,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
@@ -37,7 +37,7 @@ class Processes:
         self._stores = itertools.count()
         self._references: dict[str, Path] = {}
 
-    def call(self, world: int, function: Callable[..., Any], *, seconds: float = 120, **arguments: Any) -> list[Any]:
+    def call(self, world: int, function: Callable[..., Any], *, seconds: float = 240, **arguments: Any) -> list[Any]:
         """What each of `world` processes returns, in a process group of their own.
 
         Raises:
@@ -54,13 +54,13 @@ class Processes:
         while len(answers) < world:
             ready = wait([pipe for rank, pipe in enumerate(pipes) if rank not in answers], deadline - time.monotonic())
             failed = "no answer in time" if not ready else None
-            for pipe in ready:
-                assert isinstance(pipe, Connection)
+            for one in ready:
+                rank = pipes.index(cast(Connection, one))
                 try:
-                    answer = pipe.recv()
+                    answer = pipes[rank].recv()
                 except EOFError:
                     answer = RuntimeError("the process is gone")
-                answers[pipes.index(pipe)] = answer
+                answers[rank] = answer
                 if isinstance(answer, RuntimeError):
                     failed = str(answer)
             if failed is not None:
@@ -68,7 +68,7 @@ class Processes:
                 raise BrokenError(failed)
         return [answers[rank] for rank in range(world)]
 
-    def run(self, case: Case, *, seconds: float = 120) -> list[worker.Outcome]:
+    def run(self, case: Case, *, seconds: float = 240) -> list[worker.Outcome]:
         """Run a case, and what it is compared with where nothing did before."""
         name = repr(case.alone)
         if name not in self._references:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from tests.parity.cases import LAYOUTS, MORE_LAYOUTS, STEPS, Case
@@ -12,7 +14,7 @@ ALL = {**LAYOUTS, **MORE_LAYOUTS}
 FAST = ("HSDP", "TP+SP", "Ulysses x ring x TP")
 
 
-def marked(names: dict[str, object], fast: tuple[str, ...]) -> list[object]:
+def marked(names: Iterable[str], fast: tuple[str, ...]) -> list[object]:
     return [pytest.param(name, marks=[] if name in fast else [pytest.mark.slow]) for name in names]
 
 

@@ -158,7 +158,7 @@ def test_one_sample_is_diffusers_own_forward(task: str) -> None:
                 hidden_states=noisy[None],
                 timestep=timestep,
                 encoder_hidden_states=example.text[None],
-                encoder_hidden_states_image=None if task == "t2v" else example.condition.image[None],
+                encoder_hidden_states_image=None if example.condition.image is None else example.condition.image[None],
                 return_dict=False,
             )[0][0]
         found = flow.latents_of(rows, shape=example.latents.shape, patch=(1, 2, 2))

@@ -188,10 +188,10 @@ def serve(pipe: Connection, rank: int) -> None:
         try:
             dist.init_process_group(
                 "gloo",
-                store=dist.FileStore(str(store), world),
+                init_method=f"file://{store}",
                 rank=rank,
                 world_size=world,
-                timeout=datetime.timedelta(seconds=60),
+                timeout=datetime.timedelta(seconds=120),
             )
             try:
                 answer: Any = function(**arguments)

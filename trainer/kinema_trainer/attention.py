@@ -49,7 +49,8 @@ def attention(
     count = len(queries)
     if _equal(queries) and _equal(keys) and queries[0] and keys[0]:
         # One call for samples of equal lengths.
-        return _dispatch(*(t.unflatten(0, (count, -1)) for t in (query, key, value)), backend).flatten(0, 1)
+        batched = [tokens.unflatten(0, (count, -1)) for tokens in (query, key, value)]
+        return _dispatch(batched[0], batched[1], batched[2], backend).flatten(0, 1)
     parts = zip(query.split(list(queries)), key.split(list(keys)), value.split(list(keys)), strict=True)
     return torch.cat([_one(q, k, v, backend) for q, k, v in parts])
 

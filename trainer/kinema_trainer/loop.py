@@ -25,7 +25,7 @@ from kinema_trainer.judging import nothing_to_say
 from kinema_trainer.loss import Loss
 from kinema_trainer.mesh import Mesh
 from kinema_trainer.models import Adapter
-from kinema_trainer.optimizer import Average, clip, set_learning_rate
+from kinema_trainer.optimizer import Average, LocalAdamW, clip, set_learning_rate
 from kinema_trainer.parallel import DTYPES, Team
 from kinema_trainer.saver import Saver
 from kinema_trainer.schedule import learning_rate
@@ -65,7 +65,7 @@ class Trainer:
     model: nn.Module
     loss: Loss
     mesh: Mesh
-    optimizer: torch.optim.AdamW
+    optimizer: LocalAdamW
     average: Average | None
     loader: Loader
     team: Team

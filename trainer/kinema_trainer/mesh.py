@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from kinema_trainer.collectives import Axis
 from kinema_trainer.layout import Coordinates, ParallelLayout
 
-WORLD, REPLICATE, CUT, TENSOR = "world", "replicate", "cut", "tensor"
+WORLD, PIPELINE, REPLICATE, CUT, TENSOR = "world", "pipeline", "replicate", "cut", "tensor"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,11 +54,11 @@ class Mesh:
         world = init_device_mesh(device, (layout.world,), mesh_dim_names=(WORLD,))
         axes = world._unflatten(
             0,
-            (layout.data * sizes.pipeline, sizes.ring, sizes.ulysses, sizes.tensor),
-            ("samples", "ring", "ulysses", "tokens"),
+            (sizes.pipeline, layout.data, sizes.ring, sizes.ulysses, sizes.tensor),
+            (PIPELINE, "samples", "ring", "ulysses", "matrices"),
         )
         parameters = world._unflatten(
-            0, (layout.copies * sizes.pipeline, layout.cut, sizes.tensor), (REPLICATE, CUT, TENSOR)
+            0, (sizes.pipeline, layout.copies, layout.cut, sizes.tensor), (PIPELINE, REPLICATE, CUT, TENSOR)
         )
         names = tuple(
             name

@@ -82,7 +82,12 @@ class _Ring(torch.autograd.Function):
                 if own[sample] and part.shape[1]:
                     gradient, q, o, exponent, total = (tensors[sample] for tensors in still)
                     found = partial_attention.attend_backward(
-                        *map(_heads_first, (gradient, q, part[0], part[1], o)), exponent.T[None].contiguous()
+                        _heads_first(gradient),
+                        _heads_first(q),
+                        _heads_first(part[0]),
+                        _heads_first(part[1]),
+                        _heads_first(o),
+                        exponent.T[None].contiguous(),
                     )
                     total += _tokens_first(found[0])
                     sum_[0] += _tokens_first(found[1])

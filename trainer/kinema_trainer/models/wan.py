@@ -33,7 +33,7 @@ _CUTS = (
 class WanAdapter:
     """See `kinema_trainer.models.Adapter`."""
 
-    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    lora_targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
 
     def build(self, config: Mapping[str, Any]) -> WanTransformer3DModel:
         """The transformer of a diffusers config."""

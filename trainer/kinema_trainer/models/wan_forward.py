@@ -188,7 +188,7 @@ def _block(
     shift, scale, gate, ff_shift, ff_scale, ff_gate = levels.chunk(6, dim=1)
     inner = _modulated(block.norm1(rows.float()), shift, scale, pack.runs).type_as(rows)
     rows = _gated(rows, _self(block.attn1, inner, rotary, pack), gate, pack.runs)
-    inner = normed(block.norm2, rows.float()).type_as(rows)
+    inner = block.norm2(rows.float()).type_as(rows)
     rows = rows + _cross(block.attn2, inner, text, images, pack)
     inner = _modulated(block.norm3(rows.float()), ff_shift, ff_scale, pack.runs).type_as(rows)
     return _gated(rows, _feed_forward(block.ffn, inner, pack).float(), ff_gate, pack.runs)
@@ -263,15 +263,6 @@ def linear(module: Any, rows: Tensor) -> Tensor:
     """A linear layer; one that tensor parallelism has cut gives this process's part."""
     if isinstance(getattr(module, "weight", None), DTensor):
         return lora.added(module, rows, F.linear(rows, local(module.weight), local(module.bias)))
-    result: Tensor = module(rows)
-    return result
-
-
-def normed(module: Any, rows: Tensor) -> Tensor:
-    """A norm of each token, or nothing."""
-    if isinstance(getattr(module, "weight", None), DTensor):
-        weight, bias = local(module.weight), local(module.bias)
-        return F.layer_norm(rows, module.normalized_shape, weight.float(), bias.float(), module.eps)
     result: Tensor = module(rows)
     return result
 
