@@ -84,7 +84,7 @@ def check(model: Entry, train: TrainSettings, video: ClipVideo, place: Place) ->
         f"no layout of {place.world} processes holds it: spread it over more devices, or train smaller clips"
     )
     raise FitError(
-        "OutOfMemory",
+        "DoesNotFit",
         f"stages.train.layout: {sizes} needs {gib(need.total)} on each device ({need}), and {place.name} has"
         f" {gib(place.memory)}; {means}",
     )

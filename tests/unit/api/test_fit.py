@@ -74,25 +74,25 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, ClipVideo, str | None, str, s
         " works: shard 8",
     ),
     "another layout fits": (
-        "wan2.1-t2v-14b", {"layout": {"shard": 1, "replicate": 8}, **FULL}, 8, SD, "80Gi", "OutOfMemory",
+        "wan2.1-t2v-14b", {"layout": {"shard": 1, "replicate": 8}, **FULL}, 8, SD, "80Gi", "DoesNotFit",
         "the nearest layout that works: replicate 2, shard 4",
     ),
     "only recomputation fits": (
-        "wan2.1-t2v-1.3b", {}, 8, SD, "40Gi", "OutOfMemory",
+        "wan2.1-t2v-1.3b", {}, 8, SD, "40Gi", "DoesNotFit",
         "with recompute.mode: full the nearest that works is shard 8",
     ),
     "nothing fits": (
-        "wan2.1-t2v-14b", FULL, 1, SD, "80Gi", "OutOfMemory",
+        "wan2.1-t2v-14b", FULL, 1, SD, "80Gi", "DoesNotFit",
         "no layout of 1 processes holds it: spread it over more devices, or train smaller clips",
     ),
     "packs that are too full": (
-        "wan2.1-t2v-1.3b", {"packing": {"tokens": 1_000_000}, **FULL}, 8, SD, "40Gi", "OutOfMemory",
+        "wan2.1-t2v-1.3b", {"packing": {"tokens": 1_000_000}, **FULL}, 8, SD, "40Gi", "DoesNotFit",
         "stages.train.layout: shard 8 needs ",
     ),
     "a bucket that is too large": (
         "wan2.1-t2v-1.3b", FULL, 8,
         ClipVideo(buckets=[Bucket(frames=1, height=256, width=256), LARGE]),
-        "40Gi", "OutOfMemory", "stages.train.layout: shard 8 needs ",
+        "40Gi", "DoesNotFit", "stages.train.layout: shard 8 needs ",
     ),
 }  # fmt: skip
 
