@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from kinema_api import geometry
 from kinema_api.catalogue import Entry
 from kinema_api.layout import LayoutError, Sizes, Widths, by_distance, resolve
-from kinema_api.memory import Estimate, Work, estimate, gib
-from kinema_api.pool import Accelerator
+from kinema_api.memory import Estimate, Work, bytes_of, estimate, gib
+from kinema_api.pool import Accelerator, PoolSpec
 from kinema_api.recompute import Recompute, RecomputeMode
 from kinema_api.settings import ClipVideo, TrainSettings
 
@@ -33,6 +33,16 @@ class Place:
     accelerator: Accelerator = Accelerator.NVIDIA
     memory: int | None = None
     name: str = "the device"
+
+
+def place_of(train: TrainSettings, pool: PoolSpec, *, name: str) -> Place:
+    """What a pool gives a training whose nodes and devices are filled in."""
+    return Place(
+        world=(train.nodes or 1) * (train.devices_per_node or 1),
+        accelerator=pool.accelerator,
+        memory=None if pool.device_memory is None else bytes_of(pool.device_memory),
+        name=f"a device of pool {name}",
+    )
 
 
 class FitError(ValueError):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from kinema_api import attention, fit, geometry
@@ -13,7 +14,6 @@ from kinema_api.inputs import NOWHERE, DatasetFormat, Location
 from kinema_api.job import JobSpec, Task
 from kinema_api.keys import Keys
 from kinema_api.locations import check_address, claim_of, in_container
-from kinema_api.memory import bytes_of
 from kinema_api.names import Stage
 from kinema_api.objective import Masks
 from kinema_api.overrides import refusals
@@ -143,8 +143,7 @@ def freeze(*, spec: JobSpec, pools: Mapping[str, PoolSpec], images: Mapping[str,
     _check_templates(spec, stages)
     used = _pools(spec, stages, pools)
     stages = _fill_devices(spec, stages, used)
-    _check_attention(spec, stages, used)
-    _check_fit(spec, stages, model, used)
+    _check_training(spec, stages, model, used)
     return Resolved(
         model=model.wire(),
         pools={name: pool.wire() for name, pool in used.items()},
@@ -270,8 +269,7 @@ def _pools(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) -> dict
 
 
 def _fill_devices(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) -> Stages:
-    name = pool_of(spec, stages, Stage.TRAIN)
-    assert name is not None
+    name = stages.train.pool or spec.defaults.pool
     pool = pools[name]
     devices = stages.train.devices_per_node or pool.devices_per_node
     nodes = stages.train.nodes
@@ -292,31 +290,14 @@ def _fill_devices(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) 
     return stages.model_copy(update={"train": train})
 
 
-def _check_attention(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) -> None:
-    name = pool_of(spec, stages, Stage.TRAIN)
-    assert name is not None
+def _check_training(spec: JobSpec, stages: Stages, model: Entry, pools: Mapping[str, PoolSpec]) -> None:
+    name = stages.train.pool or spec.defaults.pool
     half = stages.train.precision is Precision.BF16
     found = attention.refusal(stages.train.attention, accelerator=pools[name].accelerator, half=half)
     if found is not None:
         raise PlanError("InvalidAttention", f"spec.stages.train.attention: {found}")
-
-
-def place_of(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) -> fit.Place:
-    """What the job trains on: the devices are filled in already."""
-    name = pool_of(spec, stages, Stage.TRAIN)
-    assert name is not None
-    pool, train = pools[name], stages.train
-    return fit.Place(
-        world=(train.nodes or 1) * (train.devices_per_node or 1),
-        accelerator=pool.accelerator,
-        memory=None if pool.device_memory is None else bytes_of(pool.device_memory),
-        name=f"a device of pool {name}",
-    )
-
-
-def _check_fit(spec: JobSpec, stages: Stages, model: Entry, pools: Mapping[str, PoolSpec]) -> None:
     try:
-        fit.check(model, stages.train, stages.prepare.video, place_of(spec, stages, pools))
+        fit.check(model, stages.train, stages.prepare.video, fit.place_of(stages.train, pools[name], name=name))
     except fit.FitError as error:
         raise PlanError(error.reason, f"spec.{error}") from None
 
@@ -365,7 +346,8 @@ def stage_config(
     if "weights" in resolved.pins:
         weights = weights.model_copy(update={"revision": resolved.pins["weights"]})
     if stage is Stage.CHECK:
-        place = place_of(spec, stages, {name: PoolSpec.stored(pool) for name, pool in resolved.pools.items()})
+        name = stages.train.pool or spec.defaults.pool
+        place = fit.place_of(stages.train, PoolSpec.stored(resolved.pools[name]), name=name)
         return CheckConfig(
             **common,
             dataset=dataset,
@@ -373,7 +355,7 @@ def stage_config(
             prepare=stages.prepare,
             features=stages.features,
             train=stages.train,
-            place=TrainingPlace(world=place.world, accelerator=place.accelerator, memory=place.memory, name=place.name),
+            place=TrainingPlace(**asdict(place)),
         )
     if keys is None:
         raise ValueError(f"stage {stage} needs the keys that check resolves")
