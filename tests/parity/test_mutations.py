@@ -48,6 +48,7 @@ def test_a_broken_exchange_is_noticed(processes: Processes, mutation: Mutation) 
     assert ratio > 1, f"nothing noticed: {CAUGHT[mutation]}"
 
 
+@pytest.mark.slow
 def test_without_mutation_the_same_clips_agree(processes: Processes) -> None:
     for layout in {str(mutation.layout): mutation.layout for mutation in MUTATIONS}.values():
         for outcome in processes.run(Case(layout=layout, shapes=EVEN)):
