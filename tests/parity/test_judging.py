@@ -61,7 +61,9 @@ def judge(case: Case, *, folder: Path) -> tuple[dict[str, float], dict[str, Tens
         loss=Loss(objective=UNWEIGHTED, sign=1.0, patch=(1, 2, 2), spatial=8),
         **common,
     )
+    before = {name: type(parameter) for name, parameter in run.model.named_parameters()}
     found = validator.run()
+    assert {name: type(parameter) for name, parameter in run.model.named_parameters()} == before
     videos: dict[str, Tensor] = {}
     shots = [
         previews.Shot(
@@ -89,9 +91,6 @@ def judge(case: Case, *, folder: Path) -> tuple[dict[str, float], dict[str, Tens
             videos[shot.file] = latents
     results: list[float] = []
     run.on_step = lambda result: results.append(result.loss)
-    before = {name: type(parameter) for name, parameter in run.model.named_parameters()}
-    validator.run()
-    assert {name: type(parameter) for name, parameter in run.model.named_parameters()} == before
     run.run()
     return found, videos, results[-1]
 
@@ -102,10 +101,10 @@ FAST = ("HSDP", "Ulysses x ring x TP")
 @pytest.mark.parametrize("task", ["t2v", "i2v"])
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in LAYOUTS])
 def test_judging(processes: Processes, name: str, task: str) -> None:
-    case = Case(task=task, layout=LAYOUTS[name], steps=1)
+    case = Case(task=task, layout=LAYOUTS[name], steps=1, settings={"steps": 1})
     ((numbers, videos, loss),) = processes.call(1, judge, case=case.alone, folder=processes.folder)
     assert len(numbers) == 4
-    for found, own, after in processes.call(case.world, judge, case=case, folder=processes.folder):
+    for found, own, after in processes.call(case.world, judge, case=case, folder=processes.folder, seconds=300):
         assert found == pytest.approx(numbers, rel=1e-5)
         for file, latents in videos.items():
             difference = tokens(own[file] - latents, patch=(1, 2, 2)).norm() / latents.norm()

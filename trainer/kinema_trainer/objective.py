@@ -149,12 +149,6 @@ def _looked_up(sigma: Tensor, levels: Tensor, weights: Tensor) -> Tensor:
     return weights[nearest].float().to(sigma.device)
 
 
-def interpolate(*, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """x_t of latents and noise, both [batch, channels, frames, height, width], at sigma [batch]."""
-    at = sigma.view(-1, 1, 1, 1, 1)
-    return (1 - at) * latents + at * noise
-
-
 def frame_sigmas(example: Example) -> Tensor:
     """The noise level of each latent frame, [frames]: 0 where the frame is given as it is."""
     frames = example.sigma.expand(example.latents.shape[1])
@@ -229,12 +223,6 @@ def frame_shares(example: Example, *, patch: tuple[int, int, int]) -> Tensor:
     if patch[0] > 1 and not torch.equal(by_token.amin(dim=1), by_token.amax(dim=1)):
         raise ValueError(f"{example.key}: a token of {patch[0]} latent frames is partly clean")
     return by_token[:, 0] / keep.sum().clamp_min(1)
-
-
-def loss(objective: Objective, *, prediction: Tensor, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """Each sample's mean squared error to noise - latents, in float32 and weighed; [batch]."""
-    error = (prediction.float() - (noise - latents).float()).square().flatten(1).mean(dim=1)
-    return error * weight_of(objective, sigma=sigma, shape=latents.shape[1:])
 
 
 def squared_error(prediction: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:

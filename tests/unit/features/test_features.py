@@ -271,7 +271,8 @@ def test_a_task_that_is_given_frames_stores_what_they_become(
         assert sample.condition.shape == sample.latents.shape
         assert sample.image.shape == (tokens, 32)
         assert not torch.equal(sample.condition, sample.latents)
-    assert not torch.equal(samples[0].image, samples[1].image)
+    one, other = (sample.image for sample in (samples[0], samples[1]))
+    assert one is not None and other is not None and not torch.equal(one, other)
 
 
 def test_v2v_stores_what_t2v_does(workspace: FolderWorkspace, videos: Path, weights: Path) -> None:

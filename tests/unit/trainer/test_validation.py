@@ -17,6 +17,7 @@ from kinema_api.stage import TrainConfig
 from kinema_api.validation import TrainingSamples, Validation
 from kinema_trainer import previews, validation
 from kinema_trainer.data import Loader, pad
+from kinema_trainer.mesh import Mesh
 from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.shards import ShardIndex
 
@@ -175,7 +176,7 @@ def test_the_sampler_is_eulers(engine: Engine) -> None:
         empty_text=empty[0],
         adapter=ADAPTER,
         model=ADAPTER.load(engine.weights / "transformer"),
-        mesh=previews.Mesh(),
+        mesh=Mesh(),
         sign=1.0,
         device=torch.device("cpu"),
         dtype=torch.float32,
