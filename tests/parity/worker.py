@@ -90,7 +90,8 @@ def trainer(case: Case, *, folder: Path) -> Trainer:
     model = parallel.build(ADAPTER, CONFIGS[case.task], device=CPU, mesh=mesh, settings=settings)
     saver.load(FolderWorkspace(f"file://{folder}"), f"weights-{case.task}", lora.pretrained(model))
     if settings.lora.enabled:
-        lora.initialise(model, seed=settings.seed)
+        lora.initialise(model, seed=settings.seed, zero=False)
+        lora.begin_step(model, settings.lora, seed=settings.seed, step=1)
     adam = optimizer.make_optimizer(model, settings.optimizer, fused=True)
     optimizer.create_moments(adam, step=0)
     stubs: dict[str, Any] = {
@@ -138,7 +139,7 @@ def train(case: Case, *, folder: Path) -> tuple[dict[str, dict[str, Tensor]], fl
     losses = sum(float(run._accumulate(micro)) for micro in range(run.settings.accumulate))
     parallel.complete_gradients(run.adapter, run.model, run.mesh)
     (loss,) = run.team.total([losses if run.mesh.layout.speaks(run.mesh.rank) else 0.0])
-    gradients = {name: parameter.grad for name, parameter in run.model.named_parameters()}
+    gradients = {name: parameter.grad for name, parameter in lora.trained(run.model).items()}
     found = {name: whole(gradient) for name, gradient in gradients.items() if gradient is not None}
     assert found.keys() == gradients.keys(), f"no gradient: {sorted(gradients.keys() - found.keys())}"
     norm = optimizer.clip(run.model.parameters(), limit=0.0)

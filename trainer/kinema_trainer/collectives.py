@@ -22,6 +22,7 @@ class Use(StrEnum):
     TENSOR_OUTPUT = "tensor: sum of the row-cut matrices' results"
     TENSOR_NORM = "tensor: sum of squares of queries and keys over all heads"
     TENSOR_NORM_GRADIENT = "tensor: gradient of the sum of squares"
+    ADDITION = "tensor: gradient of the factor of a low-rank addition that is not cut"
     SEQUENCE_GATHER = "sequence: tokens before the column-cut matrices"
     SEQUENCE_GATHER_GRADIENT = "sequence: gradient of the gathered tokens"
     SEQUENCE_SCATTER = "sequence: sum and split of the row-cut matrices' results"

@@ -33,14 +33,14 @@ def exchanged(tensor: Tensor, *, there: Change, back: Change) -> Tensor:
     return result
 
 
-def shared(tensor: Tensor, axis: Axis) -> Tensor:
+def shared(tensor: Tensor, axis: Axis, *, use: Use = Use.TENSOR_INPUT) -> Tensor:
     """A tensor that all processes have, each of which uses it for something else: its gradient is their sum."""
     if axis.size == 1:
         return tensor
     return exchanged(
         tensor,
         there=lambda whole: whole.view_as(whole),
-        back=lambda gradient: collectives.sum_over(Use.TENSOR_INPUT, _copy(gradient), axis),
+        back=lambda gradient: collectives.sum_over(use, _copy(gradient), axis),
     )
 
 

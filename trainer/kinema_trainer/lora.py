@@ -27,7 +27,7 @@ from torch.nn import functional
 from kinema_api.exits import Exit, StageError
 from kinema_api.lora import Lora
 from kinema_trainer import exchange
-from kinema_trainer.collectives import Axis
+from kinema_trainer.collectives import Axis, Use
 from kinema_trainer.mesh import Mesh
 
 ADAPTER = "default"
@@ -131,9 +131,9 @@ def addition(layer: Any, rows: Tensor) -> Tensor:
     place: _Place = layer.kinema_place
     first, second = _local(layer.lora_A[ADAPTER].weight), _local(layer.lora_B[ADAPTER].weight)
     if place.cut == 0:
-        first = exchange.shared(first, place.axis)
+        first = exchange.shared(first, place.axis, use=Use.ADDITION)
     elif place.cut == 1:
-        second = exchange.shared(second, place.axis)
+        second = exchange.shared(second, place.axis, use=Use.ADDITION)
     if layer.training and hasattr(layer, _KEEP):
         rows = rows * layer.keep.to(rows.dtype)
     return functional.linear(functional.linear(rows, first), second) * layer.scaling[ADAPTER]
@@ -158,11 +158,17 @@ def begin_step(model: nn.Module, settings: Lora, *, seed: int, step: int) -> Non
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, *, seed: int) -> None:
-    """Values that add nothing at first: A is uniform as peft draws it, B is 0; the same under every layout."""
+def initialise(model: nn.Module, *, seed: int, zero: bool = True) -> None:
+    """Values that add nothing at first: A is uniform as peft draws it, B is 0; the same under every layout.
+
+    Args:
+        model: with additions.
+        seed: decides A.
+        zero: else B is drawn too.
+    """
     for name, parameter in trained(model).items():
         width = parameter.shape[1]
-        if name.endswith(".lora_A.weight"):
+        if not zero or name.endswith(".lora_A.weight"):
             bound = 1 / math.sqrt(width)
             whole = (torch.rand(parameter.shape, generator=_stream("kinema-lora", seed, 0, name)) * 2 - 1) * bound
         else:

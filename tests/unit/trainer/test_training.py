@@ -27,7 +27,7 @@ from kinema_api.stage import TrainConfig
 from kinema_stage.artifact import Manifest
 from kinema_stage.pace import NEVER
 from kinema_stage.watchdog import Watchdog
-from kinema_trainer import dcp, loop, saver, staging
+from kinema_trainer import dcp, loop, lora_file, saver, staging
 from kinema_trainer.checkpoints import Position, complete, folder_of, newest
 from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.saver import Saver
@@ -245,7 +245,8 @@ def test_steps_that_a_kill_lost_are_made_again_and_counted(
     path.write_bytes(path.read_bytes() + b'{"step": 6, "lo')
     train(engine, config.model_copy(update={"attempt": 2}))
     assert losses(engine, config) == losses(engine, whole)
-    events = [(line["event"], line["step"], line.get("repeats")) for line in lines(engine, config, "events.jsonl")]
+    told = [line for line in lines(engine, config, "events.jsonl") if line["event"] in ("started", "resumed", "ended")]
+    events = [(line["event"], line["step"], line.get("repeats")) for line in told]
     assert events == [("started", 0, 0), ("ended", 5, None), ("resumed", 4, 1), ("ended", 6, None)]
 
 
@@ -316,9 +317,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(
 ) -> None:
     original = ADAPTER.forward
 
-    def forward(model: Any, *, latents: torch.Tensor, **rest: Any) -> torch.Tensor:
+    def forward(*batch: Any, **rest: Any) -> torch.Tensor:
         calls.append(1)
-        output = original(model, latents=latents, **rest)
+        output = original(*batch, **rest)
         return output * float("nan") if len(calls) == 4 else output
 
     calls: list[int] = []
@@ -425,6 +426,50 @@ def test_the_export_is_a_pipeline_with_the_trained_weights(engine: Engine, train
     exported = dict(pipeline.transformer.named_parameters())
     assert difference(trained(engine, config, under="ema" if ema else "model"), exported) == 0
     assert export.run(engine.context(engine.export_config(ema=ema))).reason == "ArtifactExists"
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_lora_trains_resumes_and_loads_in_diffusers(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch, ema: bool
+) -> None:
+    settings: dict[str, Any] = {
+        "lora": {"enabled": True, "rank": 3, "alpha": 6, "dropout": 0.2},
+        "ema": {"enabled": ema, "decay": 0.9},
+    }
+    whole, broken = engine.config("whole", **settings), engine.config("run", **settings)
+    train(engine, whole)
+    with monkeypatch.context() as patch, pytest.raises(StageError, match="saved step 3 of 6"):
+        train(engine, broken, interrupted=interrupt_after(patch, 3))
+    train(engine, broken.model_copy(update={"attempt": 2}))
+    assert losses(engine, broken) == losses(engine, whole)
+    additions = [newest_additions(engine, run, under="ema" if ema else "model") for run in (broken, whole)]
+    assert additions[0].keys() == additions[1].keys()
+    assert all(torch.equal(additions[0][name], additions[1][name]) for name in additions[0])
+    export.run(engine.context(engine.export_config(ema=ema)))
+    folder = engine.workspace.local(f"{broken.run}/export")
+    before: Any = WanPipeline.from_pretrained(folder)
+    pipeline: Any = WanPipeline.from_pretrained(folder)
+    pretrained = ADAPTER.load(engine.weights / "transformer")
+    assert difference(dict(before.transformer.named_parameters()), dict(pretrained.named_parameters())) == 0
+    assert lora_file.use(pipeline, folder)
+    layer = pipeline.transformer.blocks[0].attn1.to_q
+    assert torch.equal(layer.lora_A["default_0"].weight, additions[0]["blocks.0.attn1.to_q.lora_A.weight"])
+    assert layer.scaling["default_0"] == 2.0
+
+
+def newest_additions(engine: Engine, config: TrainConfig, *, under: str) -> dict[str, torch.Tensor]:
+    found = newest(engine.workspace, f"{config.run}/checkpoints")
+    assert found is not None
+    additions = lora_file.read(dcp.reader(engine.workspace, found.folder), under=under)
+    assert len(additions) == 2 * 2 * 2 * 4
+    assert any(tensor.any() for name, tensor in additions.items() if "lora_B" in name)
+    return additions
+
+
+def test_weights_do_not_go_on_from_additions(engine: Engine, train: Train) -> None:
+    train(engine, engine.config(steps=2, lora={"enabled": True, "rank": 2}))
+    with pytest.raises(StageError, match="another model, dataset, seed or objective"):
+        train(engine, engine.config(steps=4))
 
 
 def test_an_export_of_a_longer_run_replaces_the_old_one(engine: Engine, train: Train) -> None:

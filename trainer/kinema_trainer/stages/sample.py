@@ -190,6 +190,7 @@ class Studio:
             pipeline = kind.from_pretrained(path, dtype={"default": half, "vae": torch.float32}, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise StageError(Exit.WEIGHTS, f"{path}: cannot be loaded ({error}); delete it to export again") from error
+        lora_file.use(pipeline, path)
         pipeline.to(found)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.scheduler = shifted(pipeline.scheduler, self._settings.shift)
