@@ -37,5 +37,5 @@ class Packing(Model):
     """Most video tokens of a forward pass on one device (or group of devices that share one clip); at least those of
     the longest clip. A clip has (frames + 3) / 4 x height / 16 x width / 16 of them with Wan 2.1."""
     cost: Cost | None = None
-    """What a clip costs, for instance what an earlier run measured (`cost` in its costs.json); the model's own
-    operations when left out. Fixed by the first checkpoint of a run."""
+    """What a clip costs, for instance what an earlier run measured (the event `cost` of its events.jsonl); the model's
+    own operations when left out. Fixed by the first checkpoint of a run."""

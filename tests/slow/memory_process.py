@@ -47,7 +47,7 @@ class Clips:
     def step(self, start: int) -> Step:
         slots = tuple(Slot(sample=index, position=start + index) for index in range(len(self._clips)))
         passes = self._request.settings.accumulate
-        packs = tuple(Pack(slots=slots, tokens=1, cost=1.0) for _ in range(self._width))
+        packs = tuple(Pack(slots=slots, lengths=(1,), cost=1.0) for _ in range(self._width))
         return Step(start=start, consumed=start + passes * self._width * len(slots), passes=(packs,) * passes)
 
     def weight(self, *, start: int) -> float:

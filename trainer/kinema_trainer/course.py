@@ -50,8 +50,14 @@ class Pack:
     """The clips of one forward pass of one data coordinate."""
 
     slots: tuple[Slot, ...]
-    tokens: int
+    lengths: tuple[int, ...]
+    """Video tokens of each clip."""
     cost: float
+
+    @property
+    def tokens(self) -> int:
+        """Video tokens."""
+        return sum(self.lengths)
 
     @property
     def weight(self) -> float:
@@ -270,14 +276,15 @@ class Course:
 
     def _pack(self, positions: Iterable[int]) -> Pack:
         slots: list[Slot] = []
-        tokens, cost = 0, 0.0
+        lengths: list[int] = []
+        cost = 0.0
         for position in positions:
             epoch, place = divmod(position, self.size)
             row = int(self._permutation(epoch)[place])
             slots.append(Slot(sample=int(self.table.places[row]), position=position))
-            tokens += int(self.table.tokens[row])
+            lengths.append(int(self.table.tokens[row]))
             cost += float(self.table.costs[row])
-        return Pack(slots=tuple(slots), tokens=tokens, cost=cost)
+        return Pack(slots=tuple(slots), lengths=tuple(lengths), cost=cost)
 
     def _permute(self, epoch: int) -> npt.NDArray[np.int64]:
         digest = hashlib.blake2b(struct.pack("<qq", self._seed, epoch), digest_size=8, person=b"kinema-order").digest()

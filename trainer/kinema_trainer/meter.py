@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kinema_api.settings import Precision, TrainSettings
+from kinema_trainer.costs import Measured
 from kinema_trainer.counting import Count
 from kinema_trainer.course import Step as Plan
 from kinema_trainer.device import Device
@@ -16,6 +17,7 @@ from kinema_trainer.loop import Result
 from kinema_trainer.ranks import RollCall, Straggler
 from kinema_trainer.reports import Reporter, Step
 from kinema_trainer.runlog import RunLog
+from kinema_trainer.timing import Phase
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Meter:
     _seen: int = field(default=0, init=False)
     _pace: float = field(default=0.0, init=False)
     _straggler: Straggler | None = field(default=None, init=False)
+    _costs: Measured = field(default_factory=Measured, init=False)
 
     def step(self, result: Result) -> None:
         """Take in a step."""
@@ -62,6 +65,8 @@ class Meter:
         step, total = result.position.step, self.settings.steps
         if self._seen == 1:
             self._explain(result)
+        if not early:
+            self._measure(result, last=step == total)
         metrics = self.metrics(result)
         self.log.step(step, metrics)
         self.reporter.step(
@@ -109,6 +114,21 @@ class Meter:
     def peak_flops(self) -> float | None:
         """What a device can do at most in the number format of the computation; None when unknown."""
         return self.device.peak_flops if self.settings.precision is Precision.BF16 else None
+
+    def _measure(self, result: Result, *, last: bool) -> None:
+        """Learn what a clip costs, and record it with each checkpoint: another run may pack by it, this one does not.
+
+        The leader is the first data coordinate.
+        """
+        assert self.log is not None
+        seconds = result.phases.get(Phase.FORWARD, 0.0) + result.phases.get(Phase.BACKWARD, 0.0)
+        if seconds > 0:
+            clips = [length for packs in result.plan.passes for length in packs[0].lengths]
+            self._costs.add(clips, seconds=seconds)
+        if last or result.position.step % self.settings.checkpoint.every_steps == 0:
+            cost = self._costs.fit()
+            if cost is not None:
+                self.log.event("cost", steps=self._costs.count, **cost.wire())
 
     def _explain(self, result: Result) -> None:
         """Say once what utilisation is the ratio of."""
