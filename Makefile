@@ -115,7 +115,7 @@ test-all: test test-mutation ## `test`, and the slow tests too
 ##@ Benchmarks
 .PHONY: bench
 bench: setup ## Every benchmark, one JSON line each; on a quiet machine
-	missed=0; for name in train_overhead checkpoint_blocking encode reconcile_latency operator_memory; do \
+	missed=0; for name in train_overhead checkpoint_blocking packing data_wait encode reconcile_latency operator_memory; do \
 		$(PY) -m bench.$$name || missed=1; done; exit $$missed
 
 ##@ Cleaning

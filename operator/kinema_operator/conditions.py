@@ -35,6 +35,8 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "NotEnoughNodes": "the pool has too few nodes; the job waits",
         "NotEnoughDevices": "a node of the pool has too few devices; the job waits",
         "InvalidVideo": "frames or size do not fit the model",
+        "InvalidMasks": "clean frames do not fit the task, or their shares add up to more than 1",
+        "InvalidPacking": "packs cannot hold every clip",
         "InvalidSchedule": "the schedule does not fit the number of steps",
         "InvalidAddress": "an address cannot be used",
         "InvalidPodTemplate": "a pod template would break what the stage relies on",
