@@ -38,6 +38,8 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "InvalidMasks": "clean frames do not fit the task, or their shares add up to more than 1",
         "InvalidPacking": "packs cannot hold every clip",
         "InvalidSchedule": "the schedule does not fit the number of steps",
+        "InvalidLayout": "the processes cannot be laid out as asked; the message has the nearest layout that works",
+        "DoesNotFit": "the model does not fit into the memory of the pool's devices",
         "InvalidAddress": "an address cannot be used",
         "InvalidPodTemplate": "a pod template would break what the stage relies on",
         "StageRequired": "a disabled stage is needed by a later one",
