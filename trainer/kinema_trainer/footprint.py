@@ -48,7 +48,6 @@ class Footprint(TorchDispatchMode):
         """At the moment when most bytes were held since the last `mark`."""
         self._most = 0
         self._held: dict[int, tuple[Part, int]] = {}
-        self._finalizers: dict[int, weakref.finalize] = {}
         self._resize: Callable[..., Any] | None = None
         self._hooks: Any = None
 

@@ -6,13 +6,17 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from kinema_stage.workspace import FolderWorkspace
+from kinema_trainer import gang, launch
 from kinema_trainer.profiling import Profiler
+from kinema_trainer.reports import Inbox
 from kinema_trainer.wish import FILE, Wish, WishError, Wishes, laid, lay
 
 pytestmark = pytest.mark.unit
@@ -79,6 +83,26 @@ def test_a_wish_that_is_none_hurts_nobody(workspace: FolderWorkspace, caplog: py
     wishes.hear("everything")
     assert wishes.take() is None
     assert "write for instance steps=3" in caplog.text
+
+
+def test_the_stage_lays_a_wish_where_its_processes_look(tmp_path: Path) -> None:
+    wishes = [Wish.parse("steps=7"), None]
+    inbox = Inbox(tmp_path)
+    child: Any = None
+    watch = launch.Watch(
+        child=child,
+        inbox=inbox,
+        interrupted=threading.Event(),
+        on_step=lambda step: None,
+        on_beat=lambda beat: None,
+        keep=lambda rank, text: None,
+        roll=gang.Roll(alone=True),
+        wishes=lambda: wishes.pop(0),
+    )
+    for second in range(2):
+        watch._hear(float(second))
+    inbox.close()
+    assert laid(tmp_path / FILE).steps == 7
 
 
 def test_steps_are_profiled_from_the_next_one_on(tmp_path: Path, workspace: FolderWorkspace) -> None:
