@@ -51,6 +51,18 @@ def problems(stages: Stages, model: Entry) -> Iterator[str]:
         yield from misfits(stages.sample.video, model, "stages.sample.video")
 
 
+def given_away(stages: Stages, *, images: int) -> Iterator[str]:
+    """Clips that are nothing but the frames that a task is given: a sentence each."""
+    video = stages.prepare.video
+    found = [(f"{WHERE}.buckets[{index}]", bucket.frames) for index, bucket in enumerate(video.buckets)]
+    for where, frames in found or [(WHERE, video.frames)]:
+        if frames <= images:
+            yield (
+                f"spec.{where}.frames: a clip of {frames} is all given by the {images} that the task begins with; use"
+                " more frames, or a model that does t2v"
+            )
+
+
 def misfits(video: Video | Bucket, model: Entry, where: str) -> Iterator[str]:
     """What of one geometry the model cannot take."""
     if (video.frames - 1) % model.vae.temporal:

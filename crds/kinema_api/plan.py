@@ -166,8 +166,7 @@ def _check_task(spec: JobSpec, model: Entry) -> None:
 
 
 def _check_sample(spec: JobSpec, model: Entry, stages: Stages) -> None:
-    task = spec.model.task or model.tasks[0]
-    if stages.sample.enabled and task is Task.V2V:
+    if stages.sample.enabled and (spec.model.task or model.tasks[0]) is Task.V2V:
         raise PlanError(
             "SampleNotSupported",
             f"spec.stages.sample.enabled: {model.pipeline} cannot be given the leading frames of v2v; remove the line,"
@@ -222,7 +221,8 @@ def _check_data(spec: JobSpec, stages: Stages, model: Entry) -> None:
             "InvalidVideo",
             f"spec.stages.prepare.video: buckets take the place of {' and '.join(single)}; remove the one or the other",
         )
-    for message in geometry.problems(stages, model):
+    task = spec.model.task or model.tasks[0]
+    for message in (*geometry.problems(stages, model), *geometry.given_away(stages, images=task.images)):
         raise PlanError("InvalidVideo", message)
     if stages.train.packing is not None and "batch_per_device" in spec.stages.train.model_fields_set:
         raise PlanError(

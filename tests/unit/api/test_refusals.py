@@ -80,6 +80,17 @@ REFUSED: dict[str, tuple[Spec, str, str]] = {
             " are at most 1"
         ),
     ),
+    "images where the first frame is given": (
+        job(
+            model={**TINY, "name": "wan2.1-i2v-tiny"},
+            stages={"prepare": {"video": {"buckets": [{"frames": 1, "height": 64, "width": 96}]}}},
+        ),
+        "InvalidVideo",
+        (
+            "spec.stages.prepare.video.buckets[0].frames: a clip of 1 is all given by the 1 that the task begins with;"
+            " use more frames, or a model that does t2v"
+        ),
+    ),
     "samples of v2v": (
         job(model={**TINY, "task": "v2v"}, stages={"sample": {"enabled": True}}),
         "SampleNotSupported",
