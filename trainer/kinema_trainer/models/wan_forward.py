@@ -121,7 +121,7 @@ def _levels(batch: Batch, share: Share, *, patch: tuple[int, int, int]) -> tuple
     runs: list[tuple[int, int]] = []
     for row, (example, (start, stop)) in enumerate(zip(batch, share.rows, strict=True)):
         clean = example.condition.clean
-        if clean is None:
+        if clean is None or start == stop:
             runs.append((row, stop - start))
             continue
         plane = example.latents.shape[2] // patch[1] * (example.latents.shape[3] // patch[2])
