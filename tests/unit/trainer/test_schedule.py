@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -78,6 +79,6 @@ def test_every_schedule_rises_then_never_rises_again_and_ends_at_its_share(
     found = rates(Schedule(kind=kind, decay=decay, warmup_steps=warmup, decay_steps=length, final_ratio=ratio), steps)
     rise, rest = found[:warmup], found[warmup:]
     assert rise == sorted(rise)
-    assert all(after <= before + 1e-12 for before, after in zip(rest, rest[1:], strict=False))
+    assert all(after <= before + 1e-12 for before, after in itertools.pairwise(rest))
     assert all(0 <= rate <= 2 for rate in found)
     assert found[-1] == pytest.approx(2.0 if kind is ScheduleKind.CONSTANT else 2 * ratio)
