@@ -4,12 +4,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +19,12 @@ from kinema_api.catalogue import entry
 from kinema_api.exits import Exit
 from kinema_trainer import tiny
 
+from tests.local import command
 from tests.s3 import job as jobs
 from tests.s3.bucket import ObjectStore, object_store, secret
 from tests.s3.faults import FAULTS, FaultyProxy
 from tests.slow.pipeline import CAPTIONS, MODEL, make_dataset
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -58,18 +57,8 @@ class Machine:
 
     def start(self, file: Path, *options: str) -> Command:
         """Start the command."""
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "kinema_cli", "run", "--local", str(file)),
-                *("--accelerator", "cpu", "--secret", f"{jobs.SECRET}={self.root / jobs.SECRET}"),
-                *("--state", str(self.root / "state"), "--scratch", str(self.root / "scratch"), *options),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
+        places = ("--secret", f"{jobs.SECRET}={self.root / jobs.SECRET}", "--scratch", str(self.root / "scratch"))
+        process = command.start(file, self.root / "state", *places, *options)
         self.processes.append(process)
         return Command(process)
 
@@ -106,16 +95,6 @@ def words(process: psutil.Process) -> list[str]:
         return ["run" if word == "torch.distributed.run" else word for word in process.cmdline()]
     except psutil.NoSuchProcess:
         return []
-
-
-def until(what: str, holds: Callable[[], bool], *, seconds: float = 300) -> None:
-    """Wait for a condition."""
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.05)):
-        if holds():
-            return
-        pause.wait(0.05)
-    raise AssertionError(f"not within {seconds:.0f} s: {what}")
 
 
 @pytest.fixture(scope="module")
