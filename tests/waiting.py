@@ -11,7 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(what: str, test: Callable[[], T | None], *, seconds: float = 60.0, poll: float = 0.1) -> T:
+def until(what: str, test: Callable[[], T | None], *, seconds: float = 120.0, poll: float = 0.1) -> T:
     """The first answer of `test` that is true; AssertionError with `what` when there is none in time."""
     end, pause = time.monotonic() + seconds, threading.Event()
     while True:

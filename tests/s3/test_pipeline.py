@@ -124,6 +124,7 @@ def whole(machine: Machine) -> str:
     until(
         "the first checkpoint",
         lambda: command.process.poll() is not None or any(map(first.search, machine.store.sizes())),
+        seconds=300,
     )
     found = command.workers()
     if found:
@@ -180,7 +181,11 @@ def test_another_job_shares_the_data_survives_an_outage_and_goes_on(machine: Mac
     file = machine.job("second", stages={"export": sample, "sample": sample}, policy=policy)
     before = {key for key in machine.store.sizes() if "/artifacts/" in key}
     command = machine.start(file)
-    until("its first checkpoint", lambda: any("/second-" in key and "_SUCCESS" in key for key in machine.store.sizes()))
+    until(
+        "its first checkpoint",
+        lambda: any("/second-" in key and "_SUCCESS" in key for key in machine.store.sizes()),
+        seconds=300,
+    )
     with machine.proxy.outage():
         code, out = command.end()
     for stage in ("prepare", "features", "convert"):
