@@ -66,6 +66,10 @@ crds: setup ## Write the CRDs from the models, and the chart's copies
 images: setup ## Build the images (PUSH=registry.example.com/kinema pushes them, IMAGES="stage" picks)
 	tools/images build $(if $(PUSH),--push "$(PUSH)") $(if $(PUSH_INSECURE),--insecure) $(IMAGES)
 
+.PHONY: programs
+programs: setup ## Build etcd, Kubernetes, containerd and Helm into ~/.cache/kinema (again: nothing to do)
+	tools/cluster build
+
 .PHONY: cluster
 cluster: setup ## Start the local one-node Kubernetes (again: nothing to do)
 	tools/cluster up
@@ -90,11 +94,11 @@ test-mutation: setup ## Tests of `plan` and `decide` must see 90 % of all small 
 	$(PY) tools/mutation.py
 
 .PHONY: test-chart
-test-chart: setup ## What the chart renders and refuses
+test-chart: programs ## What the chart renders and refuses
 	$(PYTEST) tests/chart
 
 .PHONY: test-controlplane
-test-controlplane: setup ## Against a real API server without nodes
+test-controlplane: programs ## Against a real API server without nodes
 	$(PYTEST) -m "not slow" $(wildcard tests/controlplane tests/faults)
 
 .PHONY: test-local
@@ -102,7 +106,7 @@ test-local: setup ## The whole pipeline as processes: on this machine's disk, an
 	$(PYTEST) -m "not slow" $(wildcard tests/local tests/s3)
 
 .PHONY: test-cluster
-test-cluster: setup ## Against the full local cluster, with real containers
+test-cluster: programs images ## Against the full local cluster, with real containers
 	$(PYTEST) -m "not slow" tests/cluster
 
 .PHONY: test

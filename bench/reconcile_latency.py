@@ -3,7 +3,7 @@
 
 Both run on one control plane without nodes, in turns, each round in a namespace of its own; both operators run all the
 time, and have made a few pods before. The pods of both are alike. All times are those at which a client's watch of the
-API server saw the object, on one clock; the figure is the median of the rounds' p99.
+API server saw the object, on one clock; the figure is the p99 of all rounds together: a bad round counts.
 """
 
 from __future__ import annotations
@@ -115,14 +115,14 @@ class Kind:
         self.processors.clear()
 
     def side(self) -> Side:
-        """The median round."""
+        """All rounds together."""
         raw = {
             "p99Seconds": [round(p99(times), 4) for times in self.rounds],
             "processorSeconds": self.processors,
             "medianProcessorSeconds": statistics.median(sum(used.values()) for used in self.processors),
             "seconds": [[round(value, 4) for value in times] for times in self.rounds],
         }
-        figure = statistics.median(p99(times) for times in self.rounds)
+        figure = p99(sorted(value for times in self.rounds for value in times))
         return Side(f"{self.name} to its first pod, p99", figure, "s", raw)
 
 

@@ -180,7 +180,6 @@ class Kube:
         manager: str,
         force: bool = False,
         subresource: str | None = None,
-        dry_run: bool = False,
     ) -> Object:
         """Server-side apply: `body` holds every field that `manager` wants, and only those.
 
@@ -192,12 +191,7 @@ class Kube:
         """
         metadata = body["metadata"]
         path = resource.path(namespace=metadata.get("namespace"), name=metadata["name"], subresource=subresource)
-        query = {
-            "fieldManager": manager,
-            "force": "true" if force else "",
-            "fieldValidation": "Strict",
-            "dryRun": "All" if dry_run else "",
-        }
+        query = {"fieldManager": manager, "force": "true" if force else "", "fieldValidation": "Strict"}
         full = {"apiVersion": resource.api_version, "kind": resource.kind, **body}
         return await self._request("PATCH", path, query=query, body=full, content_type=_APPLY_PATCH)
 
@@ -239,7 +233,6 @@ class Kube:
         propagation: Propagation = "Background",
         uid: str | None = None,
         resource_version: str | None = None,
-        grace_seconds: int | None = None,
     ) -> None:
         """Delete an object and, unless orphaned, what it owns.
 
@@ -254,7 +247,6 @@ class Kube:
             "kind": "DeleteOptions",
             "propagationPolicy": propagation,
             **({"preconditions": preconditions} if preconditions else {}),
-            **({"gracePeriodSeconds": grace_seconds} if grace_seconds is not None else {}),
         }
         await self._request("DELETE", resource.path(namespace=namespace, name=name), body=options)
 

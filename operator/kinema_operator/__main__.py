@@ -9,14 +9,10 @@ import gc
 import sys
 from pathlib import Path
 
-from kinema_operator import memory
-
-memory.spare()
-
-from kinema_kube import logs  # noqa: E402
-from kinema_kube.connect import NoClusterError  # noqa: E402
-from kinema_operator.run import run  # noqa: E402
-from kinema_operator.settings import DEFAULT_PATH, SettingsError, load  # noqa: E402
+from kinema_kube import logs
+from kinema_kube.connect import NoClusterError
+from kinema_operator.run import run
+from kinema_operator.settings import DEFAULT_PATH, SettingsError, load
 
 
 def main() -> None:

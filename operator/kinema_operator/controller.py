@@ -25,7 +25,6 @@ from kinema_operator.metrics import Metrics
 from kinema_operator.observe import RESOURCE_OF, observe
 from kinema_operator.observed import ChildKind, Event, EventType, Raw
 from kinema_operator.queue import Queue
-from kinema_operator.rush import Rush
 from kinema_operator.settings import Settings
 from kinema_operator.sighting import Sighting
 from kinema_operator.store import Store, owner_uid
@@ -37,6 +36,11 @@ SETTLE = 0.1
 contradicts itself."""
 STARTED = 1.0
 """The same after a child was created, whose own events come sooner: other jobs may wait for their first."""
+MANY = 4
+"""Other jobs at a time from which on children go before words: a status costs the API server more than a child, and the
+pods of the last jobs would wait for what is written about the first ones."""
+DEFER = 2.0
+"""Seconds that the words wait then; no worker waits with them."""
 LIMIT = 120.0
 """Seconds that one look may take; each request has a shorter limit of its own."""
 STUCK = 2 * LIMIT
@@ -57,6 +61,8 @@ class Memory:
     """The right that the last look lacked, in the words of the API server."""
     pushed: Sighting = field(default_factory=Sighting)
     """The progress that was pushed last."""
+    silent_until: float = 0.0
+    """When the next look is due, by the queue's clock, after one that only created a child."""
     doubt: bool = False
     """A child may have been created that the status does not know of: by a predecessor, or by a look that failed."""
 
@@ -75,7 +81,6 @@ class Controller:
         """Jobs that are older than this process's lead."""
         self._busy: dict[int, float] = {}
         """Since when each busy worker is at its job."""
-        self._rush = Rush()
         self._stopping = False
         self._workers: list[asyncio.Task[None]] = []
         self.server_ca = ""
@@ -163,6 +168,11 @@ class Controller:
         if job["metadata"].get("deletionTimestamp"):
             return
         memory = self._memory.setdefault(uid, Memory(doubt=uid in self._inherited))
+        silent = memory.silent_until - self._queue.clock()
+        if silent > 0:
+            # News of the child that was just created.
+            self._queue.add_after(uid, silent)
+            return
         try:
             await self._step(job, memory)
         except ForbiddenError as error:
@@ -201,7 +211,9 @@ class Controller:
         decision = decide(job, observed, platform, now)
         memory.doubt = True
         try:
-            done = await execute(job=job, decision=decision, kube=self._kube, store=self._store, rush=self._rush)
+            done = await execute(
+                job=job, decision=decision, kube=self._kube, store=self._store, defer=self._others() >= MANY
+            )
         except NameTakenError as taken:
             memory.taken[taken.name] = taken.kind
             raise
@@ -214,6 +226,10 @@ class Controller:
                 await execute(job=job, decision=said, kube=self._kube, store=self._store)
             raise
         memory.refused = {}
+        if done.deferred:
+            memory.silent_until = self._queue.clock() + DEFER
+            self._queue.add_after(uid, DEFER)
+            return
         # Whatever was created is in the status now, unless it must wait for pods of which only doubt knows.
         memory.doubt = observed.stray_pods
         if done.written is not None:
@@ -223,6 +239,10 @@ class Controller:
         for seconds in (decision.requeue_after, view.look_again):
             if seconds is not None:
                 self._queue.add_after(uid, seconds)
+
+    def _others(self) -> int:
+        """Jobs that are looked at beside the present one, or wait for it."""
+        return len(self._busy) + len(self._queue) - 1
 
     async def _recheck(self, job: Raw, memory: Memory) -> None:
         """Drop the names that have become free."""

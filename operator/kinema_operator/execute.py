@@ -31,9 +31,8 @@ from kinema_kube.resources import EVENTS, VIDEO_TRAINING_JOBS
 from kinema_operator.observe import RESOURCE_OF
 from kinema_operator.observed import ChildKind, Decision, Deletion, Event, EventType, Raw
 from kinema_operator.patch import merge_patch
-from kinema_operator.rush import Rush
 from kinema_operator.status import shorten
-from kinema_operator.store import Store, owner_uid
+from kinema_operator.store import Store, owner_uid, version
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +76,8 @@ class Done:
     created: int
     written: Raw | None
     """The job as it is after its status was written; None when the status was left alone."""
+    deferred: bool = False
+    """Whether all but the children waits for another look."""
 
     @property
     def changed(self) -> bool:
@@ -84,7 +85,7 @@ class Done:
         return self.created > 0 or self.written is not None
 
 
-async def execute(*, job: Raw, decision: Decision, kube: Kube, store: Store, rush: Rush | None = None) -> Done:
+async def execute(*, job: Raw, decision: Decision, kube: Kube, store: Store, defer: bool = False) -> Done:
     """Carry out a decision about a job; what is written goes into the store at once.
 
     Args:
@@ -92,7 +93,7 @@ async def execute(*, job: Raw, decision: Decision, kube: Kube, store: Store, rus
         decision: what to do.
         kube: the API server.
         store: what is known of it.
-        rush: what is known of other jobs' children, which go before statuses and news; nothing when left out.
+        defer: leave all but children to the next look where there are any, as if this one had been broken off there.
 
     Raises:
         JobGoneError: nothing was left to do.
@@ -101,24 +102,20 @@ async def execute(*, job: Raw, decision: Decision, kube: Kube, store: Store, rus
         RefusedError: the API server does not want a child.
         KubeError: the API server failed.
     """
-    rush = rush or Rush()
     created: dict[str, str] = {}
     for body in decision.create:
         created[body["metadata"]["name"]] = await _create(job, body, kube, store)
-        rush.created()
+    if created and defer:
+        return Done(created=len(created), written=None, deferred=True)
     written = None
     if decision.status is not None:
-        status = _named(decision.status, created)
-        async with rush.over():
-            written = await _write(job, status, decision.progress, kube, store)
+        written = await _write(job, _named(decision.status, created), decision.progress, kube, store)
     for deletion in decision.delete:
         await _delete(job, deletion, kube)
-    if decision.events:
-        async with rush.over():
-            await tell(job=job, events=decision.events, kube=kube)
+    await tell(job=job, events=decision.events, kube=kube)
     if decision.delete_job:
         await _delete_job(job, kube, store)
-    return Done(created=len(decision.create), written=written)
+    return Done(created=len(created), written=written)
 
 
 def _named(status: Raw, created: Mapping[str, str]) -> Raw:
@@ -202,6 +199,7 @@ async def _write(job: Raw, status: Raw, progress: Raw | None, kube: Kube, store:
             manager=MANAGER,
         )
     except NotFoundError:
+        store.discard(VIDEO_TRAINING_JOBS, metadata["uid"])
         raise JobGoneError(f"job {metadata['name']} is gone") from None
     except ConflictError:
         await refresh(job=job, kube=kube, store=store)
@@ -221,6 +219,9 @@ async def refresh(*, job: Raw, kube: Kube, store: Store) -> None:
     if now is None or now["metadata"]["uid"] != metadata["uid"]:
         store.discard(VIDEO_TRAINING_JOBS, metadata["uid"])
         raise JobGoneError(f"job {metadata['name']} is gone")
+    if version(now) < version(job):
+        # Older than what was known before it was asked for: etcd was restored from a backup.
+        store.discard(VIDEO_TRAINING_JOBS, metadata["uid"])
     store.put(VIDEO_TRAINING_JOBS, now)
 
 

@@ -76,6 +76,8 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 10
     settings.networking.error_backoffs = Endless()
     settings.process.ultimate_exiting_timeout = 25
+    # A worker an object, which holds what it was last shown: with the default of 5 s a burst of jobs has all at once.
+    settings.queueing.idle_timeout = 0.1
     settings.persistence.diffbase_storage = NoDiff()
     for resource in CHILDREN:
         # A bare key selects objects that have the label. The filter of a handler would only act after the transfer.

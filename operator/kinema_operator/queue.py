@@ -41,7 +41,8 @@ class Queue:
 
     def __init__(self, *, later: Later | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._later = later if later is not None else _loop_later
-        self._clock = clock
+        self.clock = clock
+        """What the queue tells time by, in seconds."""
         self._ready: asyncio.Queue[str] = asyncio.Queue()
         self._dirty: dict[str, float] = {}
         """Keys that need a look, and since when. A dirty key is ready, or waits for `done`."""
@@ -61,7 +62,7 @@ class Queue:
         """Look at `key` as soon as a worker is free."""
         if key in self._dirty:
             return
-        self._dirty[key] = self._clock()
+        self._dirty[key] = self.clock()
         # A key in work is queued by `done`; queued here, a second worker would take it.
         if key not in self._working:
             self._ready.put_nowait(key)
@@ -71,7 +72,7 @@ class Queue:
         if seconds <= 0:
             self.add(key)
             return
-        due = self._clock() + seconds
+        due = self.clock() + seconds
         held = self._timers.get(key)
         if held is not None:
             if held[0] <= due:
@@ -100,7 +101,7 @@ class Queue:
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer[1].cancel()
-        return key, self._clock() - self._dirty.pop(key)
+        return key, self.clock() - self._dirty.pop(key)
 
     def done(self, key: str) -> None:
         """The worker has finished with `key`, however it went."""

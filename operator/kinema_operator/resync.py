@@ -13,7 +13,6 @@ from kinema_api.names import LABEL_JOB_UID
 from kinema_api.status import Phase
 from kinema_kube import Kube, Resource
 from kinema_kube.errors import ForbiddenError, GoneError, KubeError, NotFoundError
-from kinema_operator import memory
 from kinema_operator.metrics import Metrics
 from kinema_operator.observe import finished
 from kinema_operator.observed import Raw
@@ -84,7 +83,6 @@ class Resync:
         finally:
             self._store.end()
         self._last = time.monotonic()
-        memory.give_back()
         self._tell(refused)
         for job in self._store.jobs():
             if not at_rest(job, self._store.children(job["metadata"]["uid"])):

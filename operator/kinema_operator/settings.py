@@ -77,7 +77,7 @@ class Settings(Model):
     """The server."""
     election: Election = Field(default_factory=Election)
     """Leader election."""
-    workers: int = Field(default=64, ge=1, le=256)
+    workers: int = Field(default=16, ge=1, le=256)
     """Jobs that are looked at in parallel."""
     resync_seconds: float = Field(default=300, ge=5, le=86_400)
     """Seconds between two full comparisons with the API server."""

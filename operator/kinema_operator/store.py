@@ -76,6 +76,8 @@ class Store:
         self._owned: dict[str, dict[str, Resource]] = {}
         self._gone: set[str] | None = None
         """Uids deleted since a list began; None while none is under way."""
+        self._known: dict[Resource, int] = {}
+        """The newest version that was known of each when the list began."""
 
     def job(self, uid: str) -> Raw | None:
         """A job; None when it does not exist, as far as is known."""
@@ -131,9 +133,20 @@ class Store:
     def begin(self) -> None:
         """A full list begins: from now on deletions are remembered, so that an older page brings nothing back."""
         self._gone = set()
+        self._known = {
+            resource: max((item.version for item in objects.values()), default=0)
+            for resource, objects in self._objects.items()
+        }
 
     def replace(self, resource: Resource, listed: Iterable[Raw], *, at: int) -> None:
-        """Keep what was listed at resource version `at`, and what was seen later; forget the rest."""
+        """Keep what was listed at resource version `at`, and what was seen later; forget the rest.
+
+        A list that is older than what was known when it began comes from an etcd that was restored from a backup, whose
+        versions begin anew: then it alone counts.
+        """
+        if at < self._known[resource]:
+            for uid in list(self._objects[resource]):
+                self._disown(uid, self._objects[resource].pop(uid))
         alive = set()
         for item in listed:
             alive.add(item["metadata"]["uid"])

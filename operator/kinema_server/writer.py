@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
-from kinema_api.names import ANNOTATION_PROFILE
+from kinema_api.names import ANNOTATION_PROFILE, Stage
 from kinema_api.status import Progress
 from kinema_kube import Kube
 from kinema_kube.errors import ConflictError, KubeError, NotFoundError
@@ -27,6 +27,8 @@ from kinema_server.refusal import Refusal, unavailable
 
 logger = logging.getLogger(__name__)
 
+ORDER = tuple(Stage)
+"""Of a pipeline."""
 FIELD_MANAGER = "kinema-server"
 _FAILURES_LIMIT = 20
 """Failed writes in a row after which a lane gives up."""
@@ -71,9 +73,12 @@ def delay(job: Mapping[str, Any], progress: Progress, *, interval: float, now: d
     Other replicas of the server, and this one before a restart, count too: what they wrote is in the job.
 
     Raises:
-        Refusal: 409, a later attempt or stage has spoken.
+        Refusal: 409, a later attempt or stage has begun or spoken.
     """
     status = job.get("status") or {}
+    current = status.get("stage")
+    if current and ORDER.index(Stage(current)) > ORDER.index(progress.stage):
+        raise Refusal(HTTPStatus.CONFLICT, f"{progress.stage} was followed by {current}")
     stages = [stage for stage in status.get("stages") or [] if stage.get("name") == progress.stage]
     latest = max((attempt["number"] for stage in stages for attempt in stage.get("attempts") or []), default=0)
     if latest > progress.attempt:

@@ -55,7 +55,7 @@ def cluster() -> Target:
     """The cluster, with the namespace and the workspace's claim."""
     if os.geteuid() != 0 and not os.environ.get("KUBECONFIG"):
         pytest.skip("the full cluster needs root, or KUBECONFIG")
-    return target.find(print, namespace=NAMESPACE)
+    return target.find(print, namespace=NAMESPACE, push=os.environ.get("PUSH"))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,22 +22,13 @@ from kinema_api.plan import merge
 from kinema_api.status import Attempt, JobStatus, Phase, StageStatus
 from kinema_cluster.full import WORKSPACE
 
+from tests.waiting import until
+
 DATASET = f"pvc://{WORKSPACE}/demo/videos"
 WEIGHTS = f"pvc://{WORKSPACE}/demo/wan2.1-tiny"
-CHILDREN = ("jobs.batch", "pytorchjobs.kubeflow.org", "pods")
 POLL = 0.25
+CHILDREN = ("jobs.batch", "pytorchjobs.kubeflow.org", "pods")
 T = TypeVar("T")
-
-
-def until(what: str, test: Callable[[], T | None], *, seconds: float) -> T:
-    """The first answer of `test` that is true."""
-    end = time.monotonic() + seconds
-    while True:
-        answer = test()
-        if answer:
-            return answer
-        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
-        time.sleep(POLL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +66,7 @@ class Job:
             assert held or status.phase is not Phase.FAILED, explain(self.kubectl, read(found))
             return held
 
-        return until(f"vtj/{self.name}: {what}", answer, seconds=seconds)
+        return until(f"vtj/{self.name}: {what}", answer, seconds=seconds, poll=POLL)
 
     def succeeded(self, *, seconds: float = 600) -> JobStatus:
         """Wait for the end, which must be a good one."""
@@ -93,7 +83,7 @@ class Job:
             status = self.status
             return status if status.phase.terminal else None
 
-        status = until(f"vtj/{self.name} ends", answer, seconds=seconds)
+        status = until(f"vtj/{self.name} ends", answer, seconds=seconds, poll=POLL)
         assert status.phase is phase, explain(self.kubectl, read(self.object))
         return status
 

@@ -17,7 +17,7 @@ from kinema_demo.target import Target
 from kinema_cluster import images
 from kinema_cluster.full import FullCluster
 
-from tests.cluster.jobs import until
+from tests.waiting import until
 
 WORKER = "kinema_trainer.worker"
 

@@ -15,8 +15,9 @@ from kinema_demo.install import ROOT
 from kinema_api.names import Stage
 from kinema_api.status import Attempt, AttemptState, JobStatus, Phase
 
-from tests.cluster.jobs import CHILDREN, Job, until
+from tests.cluster.jobs import CHILDREN, Job
 from tests.cluster.witness import Witness, live
+from tests.waiting import until
 
 PAGE = ROOT / "docs" / "faults.md"
 BEGIN, END = "<!-- faults on the cluster -->", "<!-- end of faults on the cluster -->"

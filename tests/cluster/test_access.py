@@ -20,7 +20,8 @@ from kinema_demo.kubectl import Kubectl, Object
 from kinema_api.names import PROGRESS_AUDIENCE, PROGRESS_DIR, Stage
 from kinema_api.status import JobStatus
 
-from tests.cluster.jobs import NO_RESULT, Job, Jobs, until
+from tests.cluster.jobs import NO_RESULT, Job, Jobs
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -28,8 +28,9 @@ from kinema_api.plan import merge
 from kinema_api.status import AttemptState, JobStatus, Phase, StageState
 from kinema_cluster.full import WORKSPACE
 
-from tests.cluster.jobs import DATASET, WEIGHTS, Job, Jobs, until
+from tests.cluster.jobs import DATASET, WEIGHTS, Job, Jobs
 from tests.cluster.node import fill, local, small_volume
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -8,7 +8,8 @@ from kinema_demo.workspace import Shell, inside
 
 from kinema_api.names import Stage
 
-from tests.cluster.jobs import NO_RESULT, Job, Jobs, until
+from tests.cluster.jobs import NO_RESULT, Job, Jobs
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

@@ -19,7 +19,8 @@ from kinema_demo.kubectl import Kubectl
 
 from kinema_api.names import Stage
 
-from tests.cluster.jobs import Job, until
+from tests.cluster.jobs import Job
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

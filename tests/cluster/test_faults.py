@@ -15,10 +15,11 @@ from kinema_demo.workspace import Shell
 from kinema_api.names import Stage
 from kinema_api.status import AttemptState
 
-from tests.cluster.jobs import NO_RESULT, Job, Jobs, features_folder, sidecars, until
+from tests.cluster.jobs import NO_RESULT, Job, Jobs, features_folder, sidecars
 from tests.cluster.node import kill
 from tests.cluster.outcome import Clock, Table, about, gone, judge
 from tests.cluster.witness import Witness
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

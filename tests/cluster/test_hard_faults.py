@@ -27,10 +27,11 @@ from kinema_api.status import Attempt, AttemptState, JobStatus, Phase
 from kinema_cluster import addons, packages
 from kinema_cluster.components import NODE
 
-from tests.cluster.jobs import NO_RESULT, Job, Jobs, until
+from tests.cluster.jobs import NO_RESULT, Job, Jobs
 from tests.cluster.node import fill, kill, local, small_volume, training_process
 from tests.cluster.outcome import Clock, Table, about, gone, judge
 from tests.cluster.witness import Witness
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -13,7 +13,8 @@ from kinema_demo.kubectl import Kubectl
 from kinema_api.names import Stage
 from kinema_api.status import Phase
 
-from tests.cluster.jobs import NO_RESULT, Job, Jobs, until
+from tests.cluster.jobs import NO_RESULT, Job, Jobs
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

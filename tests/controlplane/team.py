@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,23 +14,13 @@ from kinema_cluster.control_plane import ControlPlane
 
 from tests.controlplane.installation import ROOT
 from tests.controlplane.kubelet import Kubelet, Rules
+from tests.waiting import until
 
 STAGES = ["check", "prepare", "features", "convert", "train", "export", "sample"]
 DEADLINE = 60.0
 
 Raw = dict[str, Any]
 T = TypeVar("T")
-
-
-def eventually(what: str, test: Callable[[], T], *, seconds: float = DEADLINE) -> T:
-    """The first true answer of `test`."""
-    end = time.monotonic() + seconds
-    while True:
-        answer = test()
-        if answer:
-            return answer
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
 
 
 @dataclass
@@ -87,13 +75,13 @@ class Team:
 
     def reaches(self, phase: str, name: str = "wan") -> Raw:
         """The status once the job has reached a phase."""
-        eventually(f"{name} is not {phase}: {self.status(name)}", lambda: self.status(name).get("phase") == phase)
+        until(f"{name} is not {phase}: {self.status(name)}", lambda: self.status(name).get("phase") == phase)
         return self.status(name)
 
     def runs(self, stage: str, attempt: int = 1, name: str = "wan") -> None:
         """Wait until containers of an attempt run."""
         uid = self.job(name)["metadata"]["uid"]
-        eventually(f"{stage} {attempt} does not run", lambda: attempt in self.kubelet.attempts(uid, stage))
+        until(f"{stage} {attempt} does not run", lambda: attempt in self.kubelet.attempts(uid, stage))
 
     def _get(self, path: str) -> Any:
         return self.plane.api.get(f"/{path}")
@@ -128,5 +116,5 @@ def make_team(plane: ControlPlane, kubelet: Kubelet) -> Team:
         ]
     )
     bound = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{claim}"
-    eventually("the claim is not bound", lambda: plane.api.get(bound)["status"].get("phase") == "Bound")
+    until("the claim is not bound", lambda: plane.api.get(bound)["status"].get("phase") == "Bound")
     return Team(plane, kubelet, namespace)

@@ -23,7 +23,8 @@ from kinema_cluster.control_plane import ControlPlane, control_plane
 from tests.controlplane.installation import HOME, install, kubeconfig
 from tests.controlplane.kubelet import Kubelet, badly
 from tests.controlplane.process import Operator, written
-from tests.controlplane.team import DEADLINE, STAGES, Team, eventually, make_team
+from tests.controlplane.team import DEADLINE, STAGES, Team, make_team
+from tests.waiting import until
 
 pytestmark = pytest.mark.controlplane
 
@@ -51,7 +52,7 @@ def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("operator")
     running = Operator(folder, *written(folder, kubeconfig(plane)))
     running.start()
-    eventually("the operator is not ready", running.ready)
+    until("the operator is not ready", running.ready)
     yield running
     if running.process is not None and running.process.poll() is None:
         assert running.stop() == 0, running.log()
@@ -64,7 +65,7 @@ def team(plane: ControlPlane, kubelet: Kubelet, operator: Operator) -> Iterator[
     yield made
     if operator.process is None or operator.process.poll() is not None:
         operator.start()
-        eventually("the operator is not ready", operator.ready)
+        until("the operator is not ready", operator.ready)
     # Whatever a test was about: two attempts of a stage never ran at the same time.
     assert kubelet.overlaps[overlaps:] == []
     made.kubectl("delete", "vtj", "--all", "--wait=false")
@@ -154,7 +155,7 @@ def test_a_deleted_job_leaves_no_child(team: Team) -> None:
     team.apply()
     team.runs("train")
     team.kubectl("delete", "vtj", "wan", "--timeout=30s")
-    eventually("children are left", lambda: not team.children() and not team.pods())
+    until("children are left", lambda: not team.children() and not team.pods())
 
 
 def test_a_job_of_the_same_name_is_not_confused_with_the_one_before(team: Team) -> None:
@@ -182,7 +183,7 @@ def test_a_child_of_somebody_else_is_not_touched(team: Team) -> None:
     }
     team.kubectl("apply", "-f", "-", text=json.dumps(stranger))
     team.apply()
-    eventually("nobody says why", lambda: "wan-check-1" in team.stage("check").get("message", ""))
+    until("nobody says why", lambda: "wan-check-1" in team.stage("check").get("message", ""))
     team.kubectl("delete", "job", "wan-check-1")
     team.reaches("Succeeded")
 
@@ -195,7 +196,7 @@ def test_a_job_without_its_pool_waits_for_it(team: Team) -> None:
         "spec": {"accelerator": "cpu", "devicesPerNode": 1},
     }
     team.apply(defaults={"pool": "later", "nodes": 1})
-    eventually("not refused", lambda: "later" in team.status().get("message", ""))
+    until("not refused", lambda: "later" in team.status().get("message", ""))
     assert team.status()["phase"] == "Pending"
     team.plane.apply([pool])
     team.reaches("Succeeded")
@@ -211,15 +212,15 @@ def test_a_child_that_nobody_may_create_says_so_and_runs_when_it_may(team: Team)
     }
     team.kubectl("apply", "-f", "-", text=json.dumps(quota))
     time_of_quota = f"/api/v1/namespaces/{team.namespace}/resourcequotas/none"
-    eventually("the quota is not in force", lambda: team.plane.api.get(time_of_quota)["status"].get("hard"))
+    until("the quota is not in force", lambda: team.plane.api.get(time_of_quota)["status"].get("hard"))
     team.apply()
 
     def refused() -> list[Raw]:
         events = json.loads(team.kubectl("get", "events", "-o", "json"))["items"]
         return [entry for entry in events if entry["reason"] == "CreateRefused"]
 
-    assert "exceeded quota" in eventually("nobody says why", refused)[0]["message"]
-    eventually("the status does not say why", lambda: "exceeded quota" in team.status().get("message", ""))
+    assert "exceeded quota" in until("nobody says why", refused)[0]["message"]
+    until("the status does not say why", lambda: "exceeded quota" in team.status().get("message", ""))
     team.kubectl("delete", "resourcequota", "none")
     team.reaches("Succeeded")
 
@@ -227,7 +228,7 @@ def test_a_child_that_nobody_may_create_says_so_and_runs_when_it_may(team: Team)
 def test_a_pod_that_does_not_start_is_explained(team: Team) -> None:
     team.rules.unready = True
     team.apply()
-    eventually("nobody says why", lambda: "not started yet" in team.status().get("message", ""))
+    until("nobody says why", lambda: "not started yet" in team.status().get("message", ""))
     team.rules.unready = False
     assert "not started yet" not in team.reaches("Succeeded")["message"]
 
@@ -264,7 +265,7 @@ def test_a_stage_that_begins_does_not_show_the_progress_of_the_one_before(team: 
     push(team, "train")
     team.rules.hold.remove("train")
     team.runs("export")
-    progress = eventually("the progress of train stays", lambda: shown_of(team, "export"))
+    progress = until("the progress of train stays", lambda: shown_of(team, "export"))
     assert (progress["percentage"], progress["loss"]) == (0, "0.5")
     assert "42%" not in team.kubectl("get", "vtj", "wan")
 
@@ -295,7 +296,7 @@ def test_an_operator_killed_at_any_step_goes_on_where_it_was(team: Team, operato
             operator.kill()
             operator.start()
             patience = draw.randrange(1, 12)
-    eventually("the operator is not ready", operator.ready)
+    until("the operator is not ready", operator.ready)
     status = team.status()
     assert status["restarts"] == 0
     assert all(len(entry["attempts"]) == 1 for entry in status["stages"])
@@ -331,7 +332,7 @@ def test_what_ends_while_the_operator_is_down_is_found_out(team: Team, operator:
         conditions = team.children()["wan-prepare-1"].get("status", {}).get("conditions") or []
         return any(entry["type"] == "Complete" for entry in conditions)
 
-    eventually("prepare does not end", over)
+    until("prepare does not end", over)
     operator.start()
     team.reaches("Succeeded")
     assert team.stage("prepare")["attempts"][0]["message"] == "prepare is done"
@@ -352,24 +353,24 @@ def test_a_child_deleted_while_the_operator_is_down_is_replaced(team: Team, oper
 def test_a_second_replica_stands_by_and_takes_over(team: Team, operator: Operator, tmp_path: Path) -> None:
     config = json.loads((operator.folder / "kubeconfig").read_text())
     second = Operator(tmp_path, *written(tmp_path, config), identity="kinema-operator-1")
-    eventually("the first is not ready", operator.ready)
+    until("the first is not ready", operator.ready)
     second.start()
     try:
-        eventually("the second does not stand by", second.ready)
+        until("the second does not stand by", second.ready)
         assert "kinema_leader 0.0" in second.metrics()
         assert "kinema_leader 1.0" in operator.metrics()
         assert operator.stop() == 0
-        eventually("the second does not lead", lambda: "kinema_leader 1.0" in second.metrics())
+        until("the second does not lead", lambda: "kinema_leader 1.0" in second.metrics())
         team.apply()
         team.reaches("Succeeded")
     finally:
         assert second.stop() == 0, second.log()
         operator.start()
-        eventually("the operator is not ready", operator.ready)
+        until("the operator is not ready", operator.ready)
 
 
 def test_probes_and_metrics_of_a_healthy_operator(team: Team, operator: Operator) -> None:
-    eventually("the operator is not ready", operator.ready)
+    until("the operator is not ready", operator.ready)
     team.apply()
     team.reaches("Succeeded")
     assert operator.probe("/healthz") == 200
@@ -407,7 +408,7 @@ def test_definitions_that_are_not_its_own_end_the_operator(
     crd = "videotrainingjobs.kinema.dev"
     own = json.loads(team.plane.kubectl("get", "crd", crd, "-o", "json"))["metadata"]["annotations"]
     changed = [f"{annotation}={value or own[annotation]}", "kinema.dev/definition-digest=of-something-else"]
-    eventually("the operator is not ready", operator.ready)
+    until("the operator is not ready", operator.ready)
     operator.stop()
     before = len(operator.log())
     team.plane.kubectl("annotate", "crd", crd, "--overwrite", *changed)
@@ -422,7 +423,7 @@ def test_definitions_that_are_not_its_own_end_the_operator(
     assert says in sentence
     assert "run `" in sentence
     operator.start()
-    eventually("the operator is not ready", operator.ready)
-    eventually("its own are not confirmed", lambda: "kinema_definitions_confirmed 1.0" in operator.metrics())
+    until("the operator is not ready", operator.ready)
+    until("its own are not confirmed", lambda: "kinema_definitions_confirmed 1.0" in operator.metrics())
     team.apply()
     team.reaches("Succeeded")

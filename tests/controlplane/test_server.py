@@ -8,13 +8,12 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import pytest
@@ -26,6 +25,8 @@ from kinema_cluster.build import HELM, ensure
 from kinema_cluster.control_plane import HOST, ControlPlane, free_ports
 from kinema_operator import tls
 from kinema_stage.progress import Progress
+
+from tests.waiting import until
 
 pytestmark = pytest.mark.controlplane
 
@@ -45,20 +46,6 @@ POST = {
 }
 
 
-T = TypeVar("T")
-
-
-def eventually(what: str, test: Callable[[], T]) -> T:
-    """The first true answer of `test`."""
-    end = time.monotonic() + DEADLINE
-    while True:
-        answer = test()
-        if answer:
-            return answer
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
-
-
 @dataclass
 class Cluster:
     """The API server as its administrator sees it."""
@@ -76,7 +63,7 @@ class Cluster:
     def namespace(self) -> str:
         name = f"team-{uuid.uuid4().hex[:8]}"
         self.create("/api/v1/namespaces", {"metadata": {"name": name}})
-        eventually("no default account", lambda: self.get(f"/api/v1/namespaces/{name}/serviceaccounts/default"))
+        until("no default account", lambda: self.get(f"/api/v1/namespaces/{name}/serviceaccounts/default"))
         return name
 
     def job(self, namespace: str, name: str = "wan") -> dict[str, Any]:
@@ -111,7 +98,7 @@ class Cluster:
 
     def _pod(self, namespace: str, labels: str) -> dict[str, Any]:
         path = f"/api/v1/namespaces/{namespace}/pods?labelSelector={labels}"
-        pods: list[dict[str, Any]] = eventually(f"no pod {labels}", lambda: self.get(path)["items"])
+        pods: list[dict[str, Any]] = until(f"no pod {labels}", lambda: self.get(path)["items"])
         return pods[0]
 
     def token(
@@ -263,7 +250,7 @@ def start_server(plane: ControlPlane, folder: Path, *, interval: float) -> Serve
         except httpx.TransportError:
             return False
 
-    eventually("the server is not ready", ready)
+    until("the server is not ready", ready)
     return server
 
 
@@ -326,7 +313,7 @@ def test_the_trainers_own_client_is_understood(cluster: Cluster, server: Server,
     }
     progress = Progress(Stage.TRAIN, environment=environment)
     progress.report(done=3, total=300, metrics={"loss": 0.25})
-    eventually("the first report did not arrive", lambda: (cluster.progress(namespace) or {}).get("percent") == "1%")
+    until("the first report did not arrive", lambda: (cluster.progress(namespace) or {}).get("percent") == "1%")
     progress.report(done=300, total=300, metrics={"loss": 0.125})
     progress.close(success=True)
     shown = cluster.progress(namespace)
@@ -348,7 +335,7 @@ def test_the_last_value_is_written_after_the_interval_and_the_end_at_once(cluste
 
     for percentage in range(5):
         post(percentage)
-    eventually("the last value was lost", lambda: shown() == "4%")
+    until("the last value was lost", lambda: shown() == "4%")
     post(100)
     assert shown() == "100%"
 
@@ -557,7 +544,7 @@ def test_a_new_certificate_is_served_without_a_restart(cluster: Cluster, server:
         except httpx.ConnectError:
             return False
 
-    eventually("the old certificate is still served", trusted)
+    until("the old certificate is still served", trusted)
     assert server.process.poll() is None
 
 

@@ -21,8 +21,9 @@ from kinema_cluster.control_plane import ControlPlane, control_plane
 from tests.controlplane.installation import HOME, install, kubeconfig, rules
 from tests.controlplane.kubelet import Kubelet
 from tests.controlplane.process import Operator, written
-from tests.controlplane.team import Team, eventually, make_team
+from tests.controlplane.team import Team, make_team
 from tests.faults.proxy import Answer, Call, Fault, Proxy, failure
+from tests.waiting import until
 
 pytestmark = pytest.mark.controlplane
 
@@ -90,8 +91,8 @@ class Scene:
         self.since = len(self.operator.log())
 
     def leads(self) -> None:
-        eventually("the operator is not ready", self.operator.ready)
-        eventually("the operator does not lead", lambda: "kinema_leader 1.0" in self.operator.metrics())
+        until("the operator is not ready", self.operator.ready)
+        until("the operator does not lead", lambda: "kinema_leader 1.0" in self.operator.metrics())
 
     def restart(self) -> None:
         self.operator.stop()
@@ -142,11 +143,11 @@ class Scene:
             document["rules"] = [rule for rule in document["rules"] if rule["verbs"]]
         self._grant(less)
         try:
-            eventually(f"{right} is still given", lambda: not self.may(right))
+            until(f"{right} is still given", lambda: not self.may(right))
             yield
         finally:
             self._grant(documents())
-            eventually(f"{right} is not given back", lambda: self.may(right))
+            until(f"{right} is not given back", lambda: self.may(right))
 
     def _grant(self, roles: list[Raw]) -> None:
         self.plane.kubectl("apply", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": roles}))
@@ -163,7 +164,7 @@ class Scene:
 
     def child_goes(self, name: str) -> None:
         """A stopped child goes when its pods have gone."""
-        eventually(f"{name} is left", lambda: name not in self.team.children())
+        until(f"{name} is left", lambda: name not in self.team.children())
 
     def old_progress(self, *, attempt: int = 1) -> None:
         """Progress of train that was pushed long ago, by a stage whose watchdog is quick."""
@@ -174,7 +175,7 @@ class Scene:
             "updatedAt": "2026-01-01T00:00:00Z",
             "metrics": {"stall_limit_seconds": "0.5"},
         }
-        eventually("train is not known to run", lambda: self.team.stage("train")["attempts"][-1].get("runningAt"))
+        until("train is not known to run", lambda: self.team.stage("train")["attempts"][-1].get("runningAt"))
         path = f"/apis/kinema.dev/v1alpha1/namespaces/{self.team.namespace}/videotrainingjobs/wan/status"
         body = {"status": {"progress": progress}}
         self.plane.api.request("PATCH", path, body, content_type="application/merge-patch+json")
@@ -226,7 +227,7 @@ def test_a_jobs_life_needs_every_right_that_the_chart_gives_and_no_other(scene: 
     team.rules.unready = True
     team.rules.hold |= {"prepare", "train"}
     team.apply()
-    eventually("nobody asks why it waits", lambda: scene.asked_for(("", "events", "list")))
+    until("nobody asks why it waits", lambda: scene.asked_for(("", "events", "list")))
     team.rules.unready = False
     for stage in ("prepare", "train"):
         team.runs(stage)
@@ -234,7 +235,7 @@ def test_a_jobs_life_needs_every_right_that_the_chart_gives_and_no_other(scene: 
         team.runs(stage, attempt=2)
         if stage == "train":
             scene.old_progress(attempt=2)
-            eventually("nobody reads the log", lambda: scene.asked_for(("", "pods/log", "get")))
+            until("nobody reads the log", lambda: scene.asked_for(("", "pods/log", "get")))
         scene.policy(suspend=True)
         team.reaches("Suspended")
         scene.child_goes(f"wan-{stage}-2")
@@ -242,7 +243,7 @@ def test_a_jobs_life_needs_every_right_that_the_chart_gives_and_no_other(scene: 
         scene.policy(suspend=False)
     team.reaches("Succeeded")
     scene.policy(ttlSecondsAfterFinished=0)
-    eventually("the job is not deleted", lambda: team.job() is None)
+    until("the job is not deleted", lambda: team.job() is None)
     assert {right for right in map(right_of, scene.proxy.seen) if right is not None} == given()
 
 
@@ -271,7 +272,7 @@ def silent(scene: Scene) -> None:
 def in_status(scene: Scene, reason: str = "Forbidden") -> None:
     """Message, diagnosis and a condition say it, and what to do."""
     team = scene.team
-    eventually(f"the status does not say it: {team.status()}", lambda: FIX in team.status().get("diagnosis", ""))
+    until(f"the status does not say it: {team.status()}", lambda: FIX in team.status().get("diagnosis", ""))
     status = team.status()
     assert "is forbidden: User" in status["message"]
     assert status["phase"] in ("Running", "Suspended")
@@ -287,7 +288,7 @@ def refused(scene: Scene) -> None:
 
 def by_event(scene: Scene) -> None:
     """A job that has ended keeps its status."""
-    eventually("no Event says it", lambda: [why for reason, why in scene.team.told() if reason == "Forbidden"])
+    until("no Event says it", lambda: [why for reason, why in scene.team.told() if reason == "Forbidden"])
     assert scene.team.status()["phase"] == "Succeeded"
 
 
@@ -308,7 +309,7 @@ def unknown_movement(scene: Scene) -> None:
         found = {entry["type"]: entry["reason"] for entry in scene.team.status()["conditions"]}
         return str(found["Progressing"])
 
-    eventually("Progressing is not Unknown", lambda: reason() == "NoLogData")
+    until("Progressing is not Unknown", lambda: reason() == "NoLogData")
     assert scene.team.status()["restarts"] == 0
 
 
@@ -360,7 +361,7 @@ def suspended(stage: str) -> Denied:
     def gone(scene: Scene) -> None:
         scene.child_goes(f"wan-{stage}-1")
         scene.team.reaches("Suspended")
-        message: str = eventually("no message", lambda: scene.team.status().get("message") or "")
+        message: str = until("no message", lambda: scene.team.status().get("message") or "")
         assert "forbidden" not in message
         scene.policy(suspend=False)
         succeeds(scene)
@@ -379,7 +380,7 @@ def unready(scene: Scene) -> None:
 
 
 def job_is_gone(scene: Scene) -> None:
-    eventually("the job is left", lambda: scene.team.job() is None)
+    until("the job is left", lambda: scene.team.job() is None)
 
 
 def without_lease(scene: Scene) -> None:
@@ -434,7 +435,7 @@ def test_what_the_operator_may_not_do_it_says_and_does_when_it_may(scene: Scene,
     sentence = f'cannot {right[2]} resource "{right[1]}"'
     with scene.without(right):
         denied.play(scene)
-        eventually(f"the log does not say: {sentence}", lambda: sentence in scene.log.replace('\\"', '"'))
+        until(f"the log does not say: {sentence}", lambda: sentence in scene.log.replace('\\"', '"'))
         denied.says(scene)
         assert scene.operator.process is not None and scene.operator.process.poll() is None, "it has ended"
         assert scene.operator.probe("/healthz") == 200
@@ -449,6 +450,6 @@ def test_a_leader_that_may_no_longer_renew_gives_up_and_says_why(scene: Scene) -
         assert scene.operator.process.wait(timeout=60) == 1
         assert 'cannot patch resource "leases"' in scene.log.replace('\\"', '"')
         scene.operator.start()
-        eventually("it does not stand by", lambda: scene.log.count("the Lease cannot be taken") == 1)
+        until("it does not stand by", lambda: scene.log.count("the Lease cannot be taken") == 1)
         assert scene.operator.process.poll() is None
     leads(scene)

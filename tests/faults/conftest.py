@@ -17,10 +17,11 @@ from kinema_cluster.control_plane import ControlPlane, control_plane
 from tests.controlplane.installation import install, kubeconfig
 from tests.controlplane.kubelet import Kubelet
 from tests.controlplane.process import written
-from tests.controlplane.team import Team, eventually, make_team
+from tests.controlplane.team import Team, make_team
 from tests.faults.process import Quick
 from tests.faults.proxy import Proxy
 from tests.faults.table import Table
+from tests.waiting import until
 
 TABLE = Table()
 
@@ -36,10 +37,10 @@ class Replica:
         self.operator.start()
 
     def ready(self) -> None:
-        eventually(f"{self.operator.identity} is not ready", self.operator.ready)
+        until(f"{self.operator.identity} is not ready", self.operator.ready)
 
     def takes_over(self) -> None:
-        eventually(f"{self.operator.identity} does not lead", lambda: self.leads)
+        until(f"{self.operator.identity} does not lead", lambda: self.leads)
 
     @property
     def leads(self) -> bool:

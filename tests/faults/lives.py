@@ -11,7 +11,8 @@ from kinema_api.exits import Exit
 from kinema_cluster.control_plane import ControlPlane
 
 from tests.controlplane.kubelet import Kubelet, badly
-from tests.controlplane.team import STAGES, Raw, Team, eventually, make_team
+from tests.controlplane.team import STAGES, Raw, Team, make_team
+from tests.waiting import until
 
 GONE_SECONDS = 120.0
 """The garbage collector may be busy."""
@@ -75,7 +76,7 @@ class Life:
     uid: str
 
     def ends(self) -> None:
-        eventually(f"the job {self.kind.name} does not end", lambda: self.over, seconds=180)
+        until(f"the job {self.kind.name} does not end", lambda: self.over, seconds=180)
 
     @property
     def over(self) -> bool:

@@ -13,10 +13,10 @@ import pytest
 
 from kinema_operator.store import WATCHED
 
-from tests.controlplane.team import eventually
 from tests.faults.conftest import Replica, Stand
 from tests.faults.lives import KINDS, Kind, Outcome, begin, gone
 from tests.faults.proxy import GONE, GONE_EVENT, Answer, Break, Call, Fault, failure
+from tests.waiting import until
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.timeout(600)]
 
@@ -111,9 +111,9 @@ def test_a_child_deleted_while_every_watch_is_gone_is_found_out(stand: Stand, re
     blind = Blind()
     replica.proxy.plan = blind
     replica.proxy.cut()
-    eventually("a watch still sees", lambda: len(blind.refused) == len(WATCHED))
+    until("a watch still sees", lambda: len(blind.refused) == len(WATCHED))
     team.kubectl("delete", "job", "wan-prepare-1", "--wait=false")
-    eventually("it stays", lambda: "wan-prepare-1" not in team.children())
+    until("it stays", lambda: "wan-prepare-1" not in team.children())
     replica.proxy.plan = lambda call: None
     team.runs("prepare", attempt=2)
     team.rules.hold.clear()

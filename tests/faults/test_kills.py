@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.controlplane.team import eventually
 from tests.faults.conftest import Replica, Stand
 from tests.faults.lives import KINDS, Kind, Life, Outcome, begin, gone
 from tests.faults.proxy import Call, Do, Fault
+from tests.waiting import until
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.timeout(1800)]
 
@@ -93,7 +93,7 @@ class Mill:
     def kill(self, moment: Moment) -> None:
         """Let the jobs run until that moment, and start the operator again."""
         self.fuse.light(moment)
-        eventually(f"the operator does not die at {moment}", self._killed, seconds=90)
+        until(f"the operator does not die at {moment}", self._killed, seconds=90)
         operator = self.replica.operator
         assert operator.process is not None
         assert operator.process.wait(timeout=10) == -signal.SIGKILL, operator.log()[-4000:]
@@ -128,7 +128,7 @@ class Mill:
         def over() -> bool:
             return all(life.over for life in self.lives)
 
-        eventually("the last jobs do not end", over, seconds=90)
+        until("the last jobs do not end", over, seconds=90)
         for life in self.lives:
             self.outcomes[life.kind].append(life.judge())
         self.ended += self.lives

@@ -14,10 +14,10 @@ import pytest
 
 from tests.controlplane.installation import HOME
 from tests.controlplane.process import ELECTION
-from tests.controlplane.team import eventually
 from tests.faults.conftest import Replica, Stand
 from tests.faults.lives import KINDS, Kind, Life, Outcome, begin, gone
 from tests.faults.proxy import Answer, Call, Fault, Hold, failure
+from tests.waiting import until
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.timeout(600)]
 
@@ -50,7 +50,7 @@ class Flow:
         return True
 
     def finish(self, injected: str) -> None:
-        eventually("the last jobs do not end", self.turn, seconds=120)
+        until("the last jobs do not end", self.turn, seconds=120)
         for kind, outcomes in self.outcomes.items():
             self.stand.table.add(self.fault, kind, outcomes)
         self.stand.table.injected[self.fault] = injected
@@ -99,14 +99,14 @@ def test_a_leader_frozen_past_its_lease_begins_nothing_more_and_ends(stand: Stan
             assert len(late) < len(KINDS), late
             leader.start()
             leader.ready()
-            eventually("the jobs do not end", flow.turn, seconds=120)
+            until("the jobs do not end", flow.turn, seconds=120)
         flow.finish(f"{ROUNDS} times, at a request that changes something; it began nothing more and exited with 1")
 
 
 def freeze(leader: Replica, *, at: int) -> Freeze:
     froze = Freeze(leader, at)
     leader.proxy.plan = froze
-    eventually("the leader changes nothing", froze.frozen.is_set)
+    until("the leader changes nothing", froze.frozen.is_set)
     leader.proxy.plan = lambda call: None
     return froze
 
@@ -139,7 +139,7 @@ def test_two_leaders_for_a_minute(stand: Stand) -> None:
         flow.begin()
         while time.monotonic() - began < MINUTE:
             assert all(replica.leads for replica in replicas)
-            eventually("the jobs do not end", flow.turn, seconds=120)
+            until("the jobs do not end", flow.turn, seconds=120)
             flow.begin()
         flow.finish("both take part in every job, for at least a minute")
         for replica in replicas:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.controlplane.team import eventually
 from tests.faults.conftest import Replica, Stand
 from tests.faults.lives import CALM, begin, gone
 from tests.faults.proxy import Call, Do, Fault
+from tests.waiting import until
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.timeout(300)]
 
@@ -53,18 +53,18 @@ def test_its_pods_are_waited_for(stand: Stand, stage: str) -> None:
         death = Death(replica, f"{team.namespace}/{kind}s", stage)
         replica.proxy.plan = death
         replica.start()
-        eventually("the operator does not die", death.come.is_set)
+        until("the operator does not die", death.come.is_set)
         team.runs(stage)
         assert not team.stage(stage).get("attempts"), "the status must not know of the child"
         team.kubectl("delete", kind, f"wan-{stage}-1", "--wait=false")
-        eventually("the child stays", lambda: f"wan-{stage}-1" not in team.children())
+        until("the child stays", lambda: f"wan-{stage}-1" not in team.children())
         first = [pod["metadata"]["uid"] for pod in team.pods() if "-" + stage + "-1" in pod["metadata"]["name"]]
         assert first, "its pods have ended too early"
         replica.start()
-        eventually("nobody says what is waited for", lambda: "still end" in team.status().get("message", ""))
+        until("nobody says what is waited for", lambda: "still end" in team.status().get("message", ""))
         assert f"wan-{stage}-1" not in team.children()
         team.rules.linger.clear()
-        eventually("the pods stay", lambda: not {pod["metadata"]["uid"] for pod in team.pods()} & set(first))
+        until("the pods stay", lambda: not {pod["metadata"]["uid"] for pod in team.pods()} & set(first))
         team.rules.hold.clear()
         team.reaches("Succeeded")
         stand.table.add(FAULT, CALM, [life.judge()])

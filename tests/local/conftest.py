@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ import yaml
 from kinema_api.catalogue import entry
 from kinema_trainer import tiny
 
+from tests.local import command
 from tests.slow.pipeline import MODEL, make_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,17 +49,8 @@ class Laptop:
 
     def start(self, file: Path, *options: str) -> subprocess.Popen[str]:
         """Start the command in a session of its own, as a shell does."""
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "kinema_cli", "run", "--local", str(file), "--accelerator", "cpu"),
-                *("--volume", f"kinema-workspace={self.volume}", "--state", str(self.root / "state"), *options),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
+        volume = ("--volume", f"kinema-workspace={self.volume}")
+        process = command.start(file, self.root / "state", *volume, *options)
         self.processes.append(process)
         return process
 

@@ -8,9 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -20,15 +18,9 @@ from kinema_api.exits import Exit, Termination
 from kinema_api.stage import TrainConfig
 
 from tests.unit.trainer.conftest import make_engine, make_weights
+from tests.waiting import until
 
 STALL, STEPS = 10, 60
-
-
-def wait_for(found: Callable[[], bool], *, seconds: float, what: str) -> None:
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not found():
-        assert time.monotonic() < deadline, what
-        pause.wait(0.05)
 
 
 class Stage:
@@ -78,10 +70,10 @@ def test_a_frozen_rank_is_found_named_and_survived(tmp_path: Path) -> None:
     metrics = engine.workspace.local(f"{config.run}/metrics.jsonl")
     first = Stage(tmp_path, config)
     try:
-        wait_for(
+        until(
+            "twelve steps are made",
             lambda: metrics.exists() and len(metrics.read_bytes().splitlines()) >= 12,
             seconds=300,
-            what="twelve steps are made",
         )
         frozen = first.worker(1)
         frozen.send_signal(signal.SIGSTOP)

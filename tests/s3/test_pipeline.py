@@ -4,12 +4,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +19,12 @@ from kinema_api.catalogue import entry
 from kinema_api.exits import Exit
 from kinema_trainer import tiny
 
+from tests.local import command
 from tests.s3 import job as jobs
 from tests.s3.bucket import ObjectStore, object_store, secret
 from tests.s3.faults import FAULTS, FaultyProxy
 from tests.slow.pipeline import CAPTIONS, MODEL, make_dataset
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -58,18 +57,8 @@ class Machine:
 
     def start(self, file: Path, *options: str) -> Command:
         """Start the command."""
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "kinema_cli", "run", "--local", str(file)),
-                *("--accelerator", "cpu", "--secret", f"{jobs.SECRET}={self.root / jobs.SECRET}"),
-                *("--state", str(self.root / "state"), "--scratch", str(self.root / "scratch"), *options),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
+        places = ("--secret", f"{jobs.SECRET}={self.root / jobs.SECRET}", "--scratch", str(self.root / "scratch"))
+        process = command.start(file, self.root / "state", *places, *options)
         self.processes.append(process)
         return Command(process)
 
@@ -108,16 +97,6 @@ def words(process: psutil.Process) -> list[str]:
         return []
 
 
-def until(what: str, holds: Callable[[], bool], *, seconds: float = 300) -> None:
-    """Wait for a condition."""
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.05)):
-        if holds():
-            return
-        pause.wait(0.05)
-    raise AssertionError(f"not within {seconds:.0f} s: {what}")
-
-
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     root = tmp_path_factory.mktemp("s3")
@@ -145,6 +124,7 @@ def whole(machine: Machine) -> str:
     until(
         "the first checkpoint",
         lambda: command.process.poll() is not None or any(map(first.search, machine.store.sizes())),
+        seconds=300,
     )
     found = command.workers()
     if found:
@@ -202,7 +182,11 @@ def test_another_job_shares_the_data_survives_an_outage_and_goes_on(machine: Mac
     file = machine.job("second", stages={"export": sample, "sample": sample}, policy=policy)
     before = {key for key in machine.store.sizes() if "/artifacts/" in key}
     command = machine.start(file)
-    until("its first checkpoint", lambda: any("/second-" in key and "_SUCCESS" in key for key in machine.store.sizes()))
+    until(
+        "its first checkpoint",
+        lambda: any("/second-" in key and "_SUCCESS" in key for key in machine.store.sizes()),
+        seconds=300,
+    )
     with machine.proxy.outage():
         code, out = command.end()
     for stage in ("prepare", "features", "convert"):

@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from kinema_trainer import tiny
 from kinema_trainer.launch import free_port
 
 from tests.slow.pipeline import MODEL, Pipeline, make_dataset
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -56,14 +55,6 @@ def losses(pipeline: Pipeline) -> list[float]:
     lines = pipeline.lines()
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
     return [line["loss"] for line in lines]
-
-
-def until(condition: Callable[[], bool], *, seconds: float = 120) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.02)
 
 
 def finish(process: subprocess.Popen[bytes], *, seconds: float = 120) -> int:
@@ -124,7 +115,7 @@ def test_two_nodes_meet_as_pods_of_a_pytorchjob_do(prepared: Pipeline, whole: li
 def test_a_stopped_gang_saves_and_goes_on_with_another_size(prepared: Pipeline, whole: list[float]) -> None:
     pair = job(prepared, "stopped", processes=2, batch=1)
     process = pair.start(Stage.TRAIN)
-    until(lambda: len(pair.lines()) >= 2)
+    until("two steps are made", lambda: len(pair.lines()) >= 2, seconds=120)
     process.send_signal(signal.SIGTERM)
     assert finish(process) == Exit.INTERRUPTED
     stopped = len(pair.lines())
@@ -142,14 +133,14 @@ def test_a_killed_gang_loses_no_more_than_an_interval(prepared: Pipeline, whole:
     pair = job(prepared, f"killed-{victim}", processes=2, batch=1)
     process = pair.start(Stage.TRAIN)
     published = pair.workspace.local(f"{pair.config(Stage.CHECK).run}/checkpoints/step-{EVERY:08d}/_SUCCESS.json")
-    until(published.exists)
+    until("the checkpoint is published", published.exists, seconds=120)
     below = workers(process)
     assert len(below) == 2
     os.kill(process.pid if victim == "stage" else below[1], signal.SIGKILL)
     code = finish(process)
     if victim == "stage":
         assert code == -signal.SIGKILL
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), seconds=20)
+        until("its processes are gone", lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), seconds=20)
     else:
         assert Exit(code).retryable, pair.log(Stage.TRAIN).read_text()[-4000:]
     pair.run(Stage.TRAIN)

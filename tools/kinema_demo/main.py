@@ -66,7 +66,7 @@ def run(chosen: argparse.Namespace, console: Console) -> int:
     name = job["metadata"]["name"]
     steps = Steps(console, total=6)
     with steps.step("cluster") as say:
-        cluster = target.find(say, namespace=chosen.namespace, storage_class=chosen.storage_class)
+        cluster = target.find(say, namespace=chosen.namespace, storage_class=chosen.storage_class, push=chosen.push)
     with steps.step("images") as say:
         images = target.images(cluster, say, push=chosen.push)
     with steps.step("helm install") as say:

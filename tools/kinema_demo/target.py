@@ -45,7 +45,7 @@ class Target:
         return f"{kubectl} {command}" + ("" if where == "default" else f" -n {where}")
 
 
-def find(say: Say, *, namespace: str = "default", storage_class: str | None = None) -> Target:
+def find(say: Say, *, namespace: str = "default", storage_class: str | None = None, push: str | None = None) -> Target:
     """The cluster of KUBECONFIG if that is set, else the local one, started if need be; with a workspace's claim.
 
     Raises:
@@ -54,6 +54,12 @@ def find(say: Say, *, namespace: str = "default", storage_class: str | None = No
     given = os.environ.get("KUBECONFIG")
     local = FullCluster(progress=say)
     if given and given != str(local.kubeconfig):
+        if not push:
+            raise DemoError(
+                f"KUBECONFIG names a cluster of your own ({given}), which pulls images from a registry: name one that"
+                " it can read and you can write, `make demo PUSH=registry.example.com/kinema`; or `unset KUBECONFIG`,"
+                " and a local cluster is started"
+            )
         return _given(given, say, namespace=namespace, storage_class=storage_class)
     local.up()
     kubectl = Kubectl(binary=str(KUBERNETES.binary("kubectl")), kubeconfig=local.kubeconfig, namespace=namespace)
@@ -96,18 +102,13 @@ def images(target: Target, say: Say, *, push: str | None = None) -> Mapping[str,
     """Build what is out of date and bring it to the cluster; references by the names of images/.
 
     Raises:
-        DemoError: an image cannot be built, or the cluster has no registry to pull from.
+        DemoError: an image cannot be built.
     """
-    if target.cluster is None and not push:
-        raise DemoError(
-            "a cluster of your own pulls images from a registry: name one that it can read and you can write, "
-            "`make demo PUSH=registry.example.com/kinema`"
-        )
     try:
         built = image_build.build(image_build.Order(names=IMAGES, push=push), say=say)
         if target.cluster is None:
-            version = image_build.version(image_paths.REPOSITORY)
-            return {name: f"{push}/{name}:{version}" for name in IMAGES}
+            # By content: under a tag that stays, nodes would keep what they pulled before.
+            return {name: f"{push}/{name}:{built[name].reference.rpartition(':')[2]}" for name in IMAGES}
         say("loading them into the cluster")
         target.cluster.load_image(image_paths.layout())
     except (ImageError, ClusterError) as error:

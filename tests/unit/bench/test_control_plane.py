@@ -37,12 +37,12 @@ def test_p99_is_a_value_that_was_measured(count: int, expected: int) -> None:
     assert p99([float(number) for number in range(count)]) == expected
 
 
-def test_a_side_is_its_median_round() -> None:
+def test_a_side_counts_all_rounds() -> None:
     kind = Kind("PyTorchJob", path=PYTORCH, label="x", key="name")
     kind.rounds = [[0.1, 0.9], [0.1, 0.5], [0.1, 4.0]]
     kind.processors = [{"etcd": 1.0, "kube-apiserver": 2.0}, {"etcd": 1.0}, {"etcd": 7.0}]
     side = kind.side()
-    assert side.value == 0.9
+    assert side.value == 4.0
     assert side.raw["p99Seconds"] == [0.9, 0.5, 4.0]
     assert side.raw["medianProcessorSeconds"] == 3.0
 

@@ -6,8 +6,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -111,14 +110,6 @@ def encoded_keys(workspace: Workspace, folder: str) -> list[str]:
     """Every key that was encoded into a shard brought to its end, as often as that happened."""
     audits = [json.loads(workspace.read(path)) for path in workspace.list(f"{folder}/audit")]
     return sorted(key for audit in audits for key in audit["encoded"])
-
-
-def wait_for(what: str, condition: Callable[[], bool], *, seconds: float = 60) -> None:
-    """Return once the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        threading.Event().wait(0.02)
 
 
 def _work(config: str, worker: int, hang_at: int, outcome: str) -> None:

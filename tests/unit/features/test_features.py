@@ -27,6 +27,7 @@ from kinema_trainer.stages import features
 
 from tests.s3.bucket import at, object_store, secret
 from tests.unit.features import harness
+from tests.waiting import until
 
 FOLDER = "artifacts/features/features0"
 
@@ -228,7 +229,7 @@ def test_a_worker_that_lost_its_claim_writes_nothing(
             stolen = claim.try_claim(workspace, path, holder="uid-1/features/0", ttl=harness.TTL)
             assert stolen is not None
             thief.append(stolen)
-            harness.wait_for("the robbed claim notices", lambda: not held[0].held)
+            until("the robbed claim notices", lambda: not held[0].held)
             stolen.release()
         return original(self, clip, item)
 

@@ -15,6 +15,7 @@ from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer.shards import ShardIndex
 
 from tests.unit.features import harness
+from tests.waiting import until
 
 FOLDER = "artifacts/features/features0"
 NEVER = -1
@@ -46,8 +47,8 @@ def test_two_workers_of_a_job_share_the_shards(
     config = harness.make_config(workspace, weights, workers=2)
     # The first one freezes in its second shard and so cannot do all of it alone.
     with harness.workers(tmp_path, [(config, 0, 2), (config, 1, NEVER)]) as (first, second):
-        harness.wait_for("worker 0 freezes in its second shard", lambda: first.hangs)
-        harness.wait_for("worker 1 does its share", lambda: len(harness.sidecars(workspace, FOLDER)) == 3)
+        until("worker 0 freezes in its second shard", lambda: first.hangs)
+        until("worker 1 does its share", lambda: len(harness.sidecars(workspace, FOLDER)) == 3)
         assert second.process.is_alive()
         first.process.kill()
         assert second.end().code == Exit.OK
@@ -75,7 +76,7 @@ def test_a_killed_worker_costs_one_shard_and_no_finished_one(
 ) -> None:
     config = harness.make_config(workspace, weights)
     with harness.workers(tmp_path, [(config, 0, 3)]) as (victim,):
-        harness.wait_for("the worker freezes in the middle of its second shard", lambda: victim.hangs)
+        until("the worker freezes in the middle of its second shard", lambda: victim.hangs)
         finished = {path: workspace.read(path) for path in workspace.list(FOLDER)}
         victim.process.kill()
         victim.process.join()
@@ -94,7 +95,7 @@ def test_a_restarted_pod_goes_on_without_waiting_for_its_own_claim(
 ) -> None:
     config = harness.make_config(workspace, weights)
     with harness.workers(tmp_path, [(config, 0, 3)]) as (victim,):
-        harness.wait_for("the worker freezes", lambda: victim.hangs)
+        until("the worker freezes", lambda: victim.hangs)
         victim.process.kill()
         victim.process.join()
     # A wait would take longer than the test may.

@@ -11,7 +11,7 @@ import pytest
 
 from kinema_kube.errors import ForbiddenError, ServerError, TooManyRequestsError
 from kinema_kube.resources import JOBS, PODS, TRAINING_POOLS, VIDEO_TRAINING_JOBS
-from kinema_operator.controller import Controller
+from kinema_operator.controller import DEFER, MANY, Controller
 from kinema_operator.decide import decide
 from kinema_operator.election import LeaseLostError
 from kinema_operator.metrics import Metrics
@@ -56,6 +56,11 @@ class Loop:
         async with asyncio.timeout(10):
             while not holds():
                 await self.settle()
+
+    def phases(self) -> set[str]:
+        """Of all jobs."""
+        jobs = [item for (kind, _, _), item in self.fake.objects.items() if kind == "videotrainingjobs"]
+        return {item.get("status", {}).get("phase", "") for item in jobs}
 
     def count(self, result: str) -> float:
         return self.metrics.registry.get_sample_value("kinema_reconciles_total", {"result": result}) or 0.0
@@ -153,6 +158,24 @@ def test_a_job_that_began_under_this_operator_costs_no_list_of_pods() -> None:
         await loop.settle()
         assert ("jobs", "team", "later-check-1") in loop.fake.objects
         assert loop.fake.verbs("pods") == listed
+
+    play(body)
+
+
+def test_of_many_jobs_at_once_all_have_a_child_before_any_is_written_about() -> None:
+    async def body(loop: Loop) -> None:
+        for number in range(20):
+            loop.see(job(name=f"many-{number}", uid=f"many-{number}"))
+        await loop.until(lambda: loop.fake.verbs("jobs") == ["create"] * 21)
+        early = len(loop.fake.verbs("videotrainingjobs"))
+        assert early <= MANY
+        # The child's own news change nothing before the time.
+        loop.queue.add("many-0")
+        await loop.settle()
+        assert len(loop.fake.verbs("videotrainingjobs")) == early
+        loop.clock.advance(DEFER)
+        await loop.until(lambda: loop.phases() == {"Running"})
+        assert loop.fake.verbs("jobs") == ["create"] * 21
 
     play(body)
 

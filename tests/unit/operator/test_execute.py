@@ -42,8 +42,9 @@ class World:
         self.job = self.fake.put(VIDEO_TRAINING_JOBS, job(status=status))
         self.store.put(VIDEO_TRAINING_JOBS, self.job)
 
-    def execute(self, **decision: Any) -> Done:
-        return asyncio.run(execute(job=self.job, decision=Decision(**decision), kube=self.fake.kube, store=self.store))
+    def execute(self, *, defer: bool = False, **decision: Any) -> Done:
+        decided = Decision(**decision)
+        return asyncio.run(execute(job=self.job, decision=decided, kube=self.fake.kube, store=self.store, defer=defer))
 
     @property
     def status(self) -> Raw:
@@ -71,6 +72,15 @@ def test_order_create_status_delete_tell() -> None:
         ("create", "events"),
     ]
     assert done.changed and done.created == 1
+
+
+def test_words_wait_where_a_child_was_created_and_others_wait_for_theirs() -> None:
+    world = World()
+    done = world.execute(create=(child(),), status={"phase": "Running"}, events=(NEWS,), defer=True)
+    assert done.deferred and [(verb, plural) for verb, plural, _ in world.fake.calls] == [("create", "jobs")]
+    # Nothing was created: nothing is gained by waiting.
+    done = world.execute(status={"phase": "Running"}, events=(NEWS,), defer=True)
+    assert not done.deferred and world.status == {"phase": "Running"}
 
 
 def test_what_was_written_is_in_the_store_before_its_event_comes() -> None:
@@ -160,6 +170,16 @@ def test_a_job_that_changed_meanwhile_is_read_again_and_nothing_is_deleted_or_to
     assert world.fake.verbs("jobs") == [] and world.fake.verbs("events") == []
     kept = world.store.job("u-1")
     assert kept is not None and kept["status"]["progress"] == {"percentage": 1}
+
+
+def test_a_job_that_came_back_from_a_backup_is_taken_as_it_is_now() -> None:
+    world = World({"phase": "Running"})
+    restored = job(version=3, status={"phase": "Pending"})
+    world.fake.put(VIDEO_TRAINING_JOBS, restored)
+    with pytest.raises(StaleError):
+        world.execute(status={"phase": "Succeeded"})
+    kept = world.store.job("u-1")
+    assert kept is not None and kept["status"] == {"phase": "Pending"}
 
 
 def test_a_job_of_the_same_name_is_another_job() -> None:

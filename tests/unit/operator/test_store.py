@@ -111,11 +111,22 @@ def test_heavy_parts_are_dropped() -> None:
 def test_a_list_removes_ghosts_and_keeps_what_came_later() -> None:
     store = Store()
     store.put(JOBS, child("ghost", uid="c-ghost", version=20))
-    store.put(JOBS, child("fresh", uid="c-fresh", version=31))
     store.begin()
+    store.put(JOBS, child("fresh", uid="c-fresh", version=31))
     store.replace(JOBS, [child("listed", uid="c-listed", version=25)], at=30)
     store.end()
     assert names(store, "u-1") == ["fresh", "listed"]
+
+
+def test_a_list_older_than_what_was_known_comes_from_a_backup_and_alone_counts() -> None:
+    store = Store()
+    store.put(JOBS, child("lost", uid="c-lost", version=900))
+    store.put(JOBS, child("kept", uid="c-kept", version=800))
+    store.begin()
+    store.replace(JOBS, [child("kept", uid="c-kept", version=25)], at=30)
+    store.end()
+    assert names(store, "u-1") == ["kept"]
+    assert store.put(JOBS, {**child("kept", uid="c-kept", version=31), "status": {"active": 1}})
 
 
 def test_a_deletion_during_a_list_is_final() -> None:

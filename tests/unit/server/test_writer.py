@@ -176,6 +176,7 @@ async def test_a_failed_write_is_told_and_tried_again() -> None:
 
 WRITTEN = {"status": {"progress": progress(40, at=NOW).wire()}}
 FINISHED = {"status": {"progress": progress(100, at=NOW).wire()}}
+BEGUN = {"status": {"stage": "train", "progress": {"stage": "train", "attempt": 1}}}
 ATTEMPTS = {"status": {"stages": [{"name": "train", "attempts": [{"number": 1}, {"number": 2}]}]}}
 
 
@@ -204,6 +205,11 @@ def test_how_long_a_write_waits(job: dict[str, Any], post: Progress, seconds: fl
     [
         (ATTEMPTS, progress(100, attempt=1)),
         (WRITTEN, progress(99, stage=Stage.FEATURES, at=NOW - timedelta(seconds=3))),
+        # A post that is late: the next stage has begun, and has said nothing yet.
+        (
+            {"status": {"stage": "train", "progress": {"stage": "train", "attempt": 1}}},
+            progress(100, stage=Stage.FEATURES),
+        ),
     ],
 )
 def test_who_was_followed_by_another_is_told_so(job: dict[str, Any], post: Progress) -> None:

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,9 +71,13 @@ def test_check_counts_resolves_and_reports_what_exists(tmp_path: Path) -> None:
     for stage in (Stage.PREPARE, Stage.CONVERT):
         key = end.keys[stage.value]
         artifact.publish(workspace, f"artifacts/{stage}/{key}", artifact.Manifest(stage=stage, key=key, job="x/y"))
+    found = workspace.local(f"artifacts/prepare/{end.keys['prepare']}/{artifact.MANIFEST}")
+    os.utime(found, (0, 0))
     again = run_check(tmp_path)
     assert again.keys == end.keys
     assert again.existing == ["prepare", "convert"]
+    # A collection that began before this job was made takes it for young.
+    assert found.stat().st_mtime > time.time() - 600
 
 
 def test_keys_follow_their_inputs(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import json
 import logging
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -35,6 +34,7 @@ from kinema_trainer.stages import export
 from kinema_trainer.weights import read_config, read_into
 
 from tests.unit.trainer.conftest import Engine, Train
+from tests.waiting import until
 
 
 def lines(engine: Engine, config: TrainConfig, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
@@ -56,14 +56,6 @@ def trained(engine: Engine, config: TrainConfig, *, under: str = "model") -> dic
 
 def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     return max(float((one[name] - other[name]).detach().abs().max()) for name in one)
-
-
-def until(condition: Callable[[], object], *, seconds: float = 20) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.01)
 
 
 def before_pass(monkeypatch: pytest.MonkeyPatch, look: Callable[[loop.Trainer, int], object]) -> None:
@@ -173,7 +165,7 @@ def test_a_checkpoint_counts_as_soon_as_it_is_written(
 
     def look(trainer: loop.Trainer, micro: int) -> None:
         if trainer.position.step == 2:
-            until(written.exists)
+            until("the stacks are written", written.exists)
 
     before_pass(monkeypatch, look)
     train(engine, config)

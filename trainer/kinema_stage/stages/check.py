@@ -114,7 +114,11 @@ def _existing(workspace: Workspace, keys: Keys) -> list[str]:
         Stage.FEATURES: artifact_folder(Stage.FEATURES, keys.features),
         Stage.CONVERT: artifact_folder(Stage.CONVERT, keys.convert),
     }
-    return [stage.value for stage, folder in folders.items() if artifact.published(workspace, folder) is not None]
+    found = {stage: folder for stage, folder in folders.items() if artifact.published(workspace, folder) is not None}
+    for folder in found.values():
+        # From now on the job counts on it, and a collection that began before does not know the job.
+        workspace.renew(f"{folder}/{artifact.MANIFEST}")
+    return [stage.value for stage in found]
 
 
 def probe(workspace: Workspace) -> None:
