@@ -90,7 +90,7 @@ def trainer(request: Request, *, rank: int, world: int) -> Trainer:
     model = parallel.build(family, config(request.model), device=here, mesh=mesh, settings=request.settings)
     with torch.no_grad():
         for parameter in model.parameters():
-            parallel.local(parameter).normal_(std=0.02)
+            optimizer.local(parameter).normal_(std=0.02)
     adam = optimizer.make_optimizer(model, request.settings.optimizer, fused=here.fused_optimizer)
     optimizer.create_moments(adam, step=0)
     ema = request.settings.ema

@@ -22,7 +22,8 @@ from kinema_trainer.checkpoints import newest
 from kinema_trainer.saver import plain_errors
 
 from tests.slow.pipeline import MODEL, Pipeline, make_dataset
-from tests.slow.test_gang import VIDEO, finish, until, workers
+from tests.slow.test_gang import VIDEO, finish, workers
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -66,14 +67,19 @@ def kill_after(pipeline: Pipeline, step: int) -> int:
     """Start the stage, and kill it and its processes as soon as a step is reported; the last step that was."""
     process = pipeline.start(Stage.TRAIN, environment={"OMP_NUM_THREADS": "1"})
     try:
-        until(lambda: process.poll() is not None or len(pipeline.lines()) >= step, seconds=300)
+        until(
+            f"step {step} is reported",
+            lambda: process.poll() is not None or len(pipeline.lines()) >= step,
+            seconds=300,
+            poll=0.02,
+        )
         assert process.poll() is None, pipeline.log(Stage.TRAIN).read_text()[-4000:]
     finally:
         below = workers(process)
         for pid in (process.pid, *below):
             os.kill(pid, signal.SIGKILL)
     assert finish(process) == -signal.SIGKILL
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), seconds=30)
+    until("its processes are gone", lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), seconds=30)
     return len(pipeline.lines())
 
 

@@ -31,7 +31,8 @@ from kinema_api.plan import (
 )
 from kinema_api.pool import Accelerator, PoolSpec
 from kinema_api.progress import ProgressPost
-from kinema_api.settings import FeaturesSettings, PrepareSettings, Schedule, Stages
+from kinema_api.schedule import Schedule
+from kinema_api.settings import FeaturesSettings, PrepareSettings, Stages
 from kinema_api.stage import (
     CheckConfig,
     ConvertConfig,
