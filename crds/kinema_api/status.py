@@ -169,13 +169,13 @@ class Seconds(Model):
     queued: int = Field(default=0, ge=0)
     """From the creation of a child until its pods run; no accelerator is held."""
     starting: int = Field(default=0, ge=0)
-    """From then until the stage's own work begins: imports, model load, rendezvous."""
+    """From then until the stage's own work begins: interpreter, imports, model load, rendezvous; and ending the pod."""
     data: int = Field(default=0, ge=0)
     """Waiting for data."""
     checkpoint: int = Field(default=0, ge=0)
     """Waiting for checkpoints."""
     lost: int = Field(default=0, ge=0)
-    """Work done since the last complete checkpoint of an attempt that failed, and time that nobody accounts for."""
+    """Work done since the last complete checkpoint of an attempt that failed, and what else it does not account for."""
 
 
 class Usage(Model):

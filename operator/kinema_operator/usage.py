@@ -45,6 +45,10 @@ def accounted(
     for name in _KNOWN:
         seconds[name] = min(left, max(0, said.get(name, 0)))
         left -= seconds[name]
+    if worked:
+        # Nothing is lost: what is left went to starting the interpreter and ending the pod.
+        seconds["starting"] += left
+        left = 0
     return Seconds(**seconds, lost=left)
 
 

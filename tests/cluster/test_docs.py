@@ -45,6 +45,7 @@ VARIABLE = (
     (re.compile(r"(?<=Resource Version:)\s+\d+"), " NUMBER"),
     (re.compile(r"\b(\d+d)?(\d+h)?(\d+m)?\d+s\b|\b\d+m\b"), "AGE"),
     (re.compile(r"\b(seconds_\w+:)\s+[\d.]+"), r"\1 DURATION"),
+    (re.compile(r"\b((?:Checkpoint|Data|Lost|Productive|Queued|Starting):)[ \t]+\d+"), r"\1 DURATION"),
     # A loss: four significant digits.
     (re.compile(r"\b([1-9]\.\d{3}|0\.[1-9]\d{3}|\d\d\.\d\d)\b"), "LOSS"),
 )

@@ -262,7 +262,7 @@ def test_seconds_that_a_stage_accounts_for_reach_the_ledger() -> None:
     story.end("wan-train-1", began)
     seconds = story.settle().usage.seconds
     assert seconds.model_dump() == {
-        "productive": 60, "queued": 20, "starting": 5, "data": 10, "checkpoint": 0, "lost": 5
+        "productive": 60, "queued": 20, "starting": 10, "data": 10, "checkpoint": 0, "lost": 0
     }  # fmt: skip
     assert story.status.usage.accelerator_hours == {}
 

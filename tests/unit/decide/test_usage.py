@@ -53,6 +53,13 @@ CASES: dict[str, tuple[Attempt, float | None, dict[str, int] | None, Progress | 
         20,
         TOLD,
         None,
+        Seconds(queued=20, starting=22, productive=50, data=5, checkpoint=3),
+    ),
+    "said all, and failed": (
+        attempt(BADLY),
+        20,
+        TOLD,
+        None,
         Seconds(queued=20, starting=10, productive=50, data=5, checkpoint=3, lost=12),
     ),
     "said more than there was": (
@@ -62,7 +69,7 @@ CASES: dict[str, tuple[Attempt, float | None, dict[str, int] | None, Progress | 
         None,
         Seconds(queued=20, starting=30, data=20, checkpoint=20, productive=10),
     ),
-    "said less than nothing": (attempt(WELL), 0, {"starting": -5, "data": 4}, None, Seconds(data=4, lost=96)),
+    "said less than nothing": (attempt(WELL), 0, {"starting": -5, "data": 4}, None, Seconds(data=4, starting=96)),
     "its last word counts more than its progress": (
         attempt(BADLY),
         0,
@@ -75,7 +82,7 @@ CASES: dict[str, tuple[Attempt, float | None, dict[str, int] | None, Progress | 
         0,
         None,
         pushed(productive="60.9", starting="7", saved="3"),
-        Seconds(productive=60, starting=7, lost=33),
+        Seconds(productive=60, starting=40),
     ),
     "badly, by its progress": (
         attempt(BADLY),
