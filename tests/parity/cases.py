@@ -38,6 +38,8 @@ STEPS = 5
 RAGGED = ((3, 4, 6), (1, 6, 4), (2, 2, 10), (3, 2, 2), (1, 4, 4), (2, 6, 6), (3, 4, 4), (1, 2, 6))
 """Latent frames, rows and columns of each clip; hardly anything divides by the number of processes."""
 EVEN = ((2, 4, 8),) * 8
+FEWEST = ((1, 2, 2), (1, 2, 4)) * 4
+"""Clips of one token and of two: with four processes some have none of a pack."""
 LAYOUTS: dict[str, dict[str, Any]] = {
     "DDP": {"replicate": 2, "shard": 1},
     "FSDP2": {"shard": 2},

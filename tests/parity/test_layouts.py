@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.parity.cases import LAYOUTS, MORE_LAYOUTS, STEPS, Case
+from tests.parity.cases import FEWEST, LAYOUTS, MORE_LAYOUTS, STEPS, Case
 from tests.parity.processes import Processes
 
 ALL = {**LAYOUTS, **MORE_LAYOUTS}
@@ -35,3 +35,9 @@ def test_loss_and_gradients(processes: Processes, name: str, task: str) -> None:
 @pytest.mark.parametrize("name", marked(ALL, ("TP x FSDP2",)))
 def test_five_steps(processes: Processes, name: str, task: str) -> None:
     check(processes, Case(task=task, layout=ALL[name], steps=STEPS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Ulysses, 4", "ring, 4", "TP+SP, 4", "TP+SP x Ulysses x ring", "Ulysses x FSDP2"])
+def test_processes_without_any_token(processes: Processes, name: str) -> None:
+    check(processes, Case(layout=ALL[name], shapes=FEWEST))
