@@ -35,7 +35,8 @@ from kinema_stage.ledger import Ledger
 from kinema_stage.pace import NEVER
 from kinema_stage.watchdog import Watchdog
 from kinema_stage.workspace import open_workspace
-from kinema_trainer import launch, reports, worker
+from kinema_trainer import launch, worker
+from kinema_trainer.numbers import reports
 from kinema_trainer.threads import cpu_threads
 
 SPEC: Entry = TOY.model_copy(

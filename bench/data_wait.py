@@ -31,7 +31,7 @@ from kinema_api.stage import ConvertConfig, JobRef, StageConfig, TrainConfig
 from kinema_stage.artifact import Manifest, publish
 from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer import tiny
-from kinema_trainer.shards import EMPTY_TEXT, Sample, Sidecar, dump_tensor, shard_name, sidecar_name, write_shard
+from kinema_trainer.data.shards import EMPTY_TEXT, Sample, Sidecar, dump_tensor, shard_name, sidecar_name, write_shard
 
 GOAL = Goal(at_most=0.02)
 BUDGET = 2 * tokens(FRAMES[1])

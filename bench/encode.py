@@ -43,9 +43,9 @@ from kinema_api.stage import FeaturesConfig, JobRef
 from kinema_stage import artifact, clips, video
 from kinema_stage.context import Context, make_context
 from kinema_trainer import tiny
-from kinema_trainer.encoders import hide_loading_bars
-from kinema_trainer.mp4 import write_mp4
-from kinema_trainer.shards import ShardIndex
+from kinema_trainer.data.shards import ShardIndex
+from kinema_trainer.encoding.encoders import hide_loading_bars
+from kinema_trainer.encoding.mp4 import write_mp4
 from kinema_trainer.stages import features
 from kinema_trainer.threads import cpu_threads
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from kinema_api.catalogue import Entry, entry
-from kinema_trainer.costs import Shape
+from kinema_trainer.data.costs import Shape
 
 FRAMES = (8, 64)
 """Latent frames of the shortest and of the longest clip, 16 tokens each: 1:8."""

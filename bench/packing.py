@@ -30,12 +30,12 @@ from kinema_api.objective import Objective
 from kinema_api.packing import Packing
 from kinema_trainer import tiny
 from kinema_trainer.batch import Batch, Example
-from kinema_trainer.costs import Table, predicted
-from kinema_trainer.course import Course
-from kinema_trainer.loss import Loss
+from kinema_trainer.data.costs import Table, predicted
+from kinema_trainer.data.course import Course
+from kinema_trainer.data.packs import alike
 from kinema_trainer.models import adapter
-from kinema_trainer.objective import TIMESTEPS
-from kinema_trainer.packs import alike
+from kinema_trainer.objectives.flow import TIMESTEPS
+from kinema_trainer.objectives.loss import Loss
 
 GOALS = {"padded": Goal(at_least=1.5), "bucketed": Goal(at_least=1.1)}
 BUDGET = 4 * tokens(FRAMES[1])

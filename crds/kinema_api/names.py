@@ -40,7 +40,10 @@ ANNOTATION_SERVER_CA = f"{GROUP}/server-ca"
 """The PEM certificates that the pod trusts when it posts progress."""
 
 ANNOTATION_PROFILE = f"{GROUP}/profile"
-"""On a job: asks its training to profile a few steps, for instance `steps=3`; `kinema_trainer.wish` has the format."""
+"""On a job: asks its training to profile a few steps, for instance `steps=3`.
+
+`kinema_trainer.numbers.wish` has the format.
+"""
 HEADER_PROFILE = "Kinema-Profile"
 """The header by which the server's answer to a progress post passes that annotation on."""
 

@@ -36,9 +36,9 @@ FROM_CHECKPOINT = """
 from pathlib import Path
 from diffusers import WanTransformer3DModel
 from kinema_stage.workspace import FolderWorkspace
-from kinema_trainer import dcp
-from kinema_trainer.checkpoints import require
-from kinema_trainer.weights import read_into
+from kinema_trainer.checkpoints import dcp
+from kinema_trainer.checkpoints.folders import require
+from kinema_trainer.checkpoints.weights import read_into
 root, run, weights = sys.argv[1:]
 workspace = FolderWorkspace(f"file://{root}")
 model = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(Path(weights, "transformer")))

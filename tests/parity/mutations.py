@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp._fully_shard import _fsdp_collectives as fsdp
 
-from kinema_trainer import collectives
-from kinema_trainer.collectives import Axis, Passing, Use
-from kinema_trainer.mesh import CUT, REPLICATE, Mesh
+from kinema_trainer.parallel import collectives
+from kinema_trainer.parallel.collectives import Axis, Passing, Use
+from kinema_trainer.parallel.mesh import CUT, REPLICATE, Mesh
 
 
 class Kind(StrEnum):

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from kinema_api.validation import TrainingSamples, Validation
-from kinema_trainer import previews, validation
-from kinema_trainer.loss import Loss
-from kinema_trainer.objective import tokens
-from kinema_trainer.shards import Sample
-from kinema_trainer.validation import UNWEIGHTED, Examples, Validator
+from kinema_trainer.data.shards import Sample
+from kinema_trainer.evaluation import previews, validation
+from kinema_trainer.evaluation.validation import UNWEIGHTED, Examples, Validator
+from kinema_trainer.objectives.flow import tokens
+from kinema_trainer.objectives.loss import Loss
 
 from tests.parity.cases import LAYOUTS, TEXT, Case
 from tests.parity.processes import Processes

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from kinema_trainer.collectives import Use
+from kinema_trainer.parallel.collectives import Use
 
 from tests.parity.cases import EVEN, Case
 from tests.parity.mutations import CAUGHT, COPIED, GATHERED, MUTATIONS, REDUCED, Kind, Mutation

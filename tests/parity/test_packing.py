@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from kinema_api.objective import Objective
-from kinema_trainer import objective as flow
 from kinema_trainer.batch import Batch, Example
-from kinema_trainer.loss import Loss
 from kinema_trainer.models.wan import ADAPTER
+from kinema_trainer.objectives import flow
+from kinema_trainer.objectives.loss import Loss
 
 from tests.parity.cases import CONFIGS, RAGGED, make
 

@@ -21,13 +21,15 @@ from torch.distributed.tensor import DTensor
 from kinema_api.layout import Widths
 from kinema_api.settings import TrainSettings
 from kinema_stage.workspace import FolderWorkspace
-from kinema_trainer import lora, optimizer, parallel, saver
+from kinema_trainer import spread
+from kinema_trainer.checkpoints import saver
 from kinema_trainer.device import Device
-from kinema_trainer.layout import ParallelLayout
 from kinema_trainer.loop import Trainer
-from kinema_trainer.loss import Loss
-from kinema_trainer.mesh import Mesh
 from kinema_trainer.models.wan import ADAPTER
+from kinema_trainer.objectives.loss import Loss
+from kinema_trainer.optim import lora, optimizer
+from kinema_trainer.parallel.layout import ParallelLayout
+from kinema_trainer.parallel.mesh import Mesh
 
 from tests.parity.cases import CONFIGS, PACKS, Case, packs
 from tests.parity.mutations import broken, know
@@ -85,9 +87,9 @@ def trainer(case: Case, *, folder: Path) -> Trainer:
     """The loop of a case, with the weights that the folder holds."""
     layout = ParallelLayout.of(case.train(data=1).layout, world=case.world, model=WIDTHS)
     settings: TrainSettings = case.train(data=layout.data)
-    mesh = Mesh.make(layout, device="cpu", wrap=parallel.wrapped(settings.precision))
+    mesh = Mesh.make(layout, device="cpu", wrap=spread.wrapped(settings.precision))
     know(mesh)
-    model = parallel.build(ADAPTER, CONFIGS[case.task], device=CPU, mesh=mesh, settings=settings)
+    model = spread.build(ADAPTER, CONFIGS[case.task], device=CPU, mesh=mesh, settings=settings)
     saver.load(FolderWorkspace(f"file://{folder}"), f"weights-{case.task}", lora.pretrained(model))
     if settings.lora.enabled:
         lora.initialise(model, seed=settings.seed, zero=False)
@@ -107,7 +109,7 @@ def trainer(case: Case, *, folder: Path) -> Trainer:
         mesh=mesh,
         optimizer=adam,
         average=optimizer.Average(model, decay=settings.ema.decay),
-        team=parallel.Team(rank=mesh.rank, world=case.world, background=dist.group.WORLD),  # type: ignore[arg-type]
+        team=spread.Team(rank=mesh.rank, world=case.world, background=dist.group.WORLD),  # type: ignore[arg-type]
         state=dict,
         device=CPU.device,
         interrupted=threading.Event(),
@@ -137,7 +139,7 @@ def train(case: Case, *, folder: Path) -> tuple[dict[str, dict[str, Tensor]], fl
             part: {name: whole(tensor) for name, tensor in found.items()} for part, found in parts.items()
         }, results[-1]
     losses = sum(float(run._accumulate(micro)) for micro in range(run.settings.accumulate))
-    parallel.complete_gradients(run.adapter, run.model, run.mesh)
+    spread.complete_gradients(run.adapter, run.model, run.mesh)
     (loss,) = run.team.total([losses if run.mesh.layout.speaks(run.mesh.rank) else 0.0])
     gradients = {name: parameter.grad for name, parameter in lora.trained(run.model).items()}
     found = {name: whole(gradient) for name, gradient in gradients.items() if gradient is not None}

@@ -17,19 +17,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from kinema_trainer import optimizer, parallel
+from kinema_trainer import spread
 from kinema_trainer.batch import Batch
-from kinema_trainer.course import Pack, Slot, Step
+from kinema_trainer.data.course import Pack, Slot, Step
 from kinema_trainer.device import Device
-from kinema_trainer.layout import ParallelLayout, widths
 from kinema_trainer.loop import Trainer
-from kinema_trainer.loss import Loss
-from kinema_trainer.mesh import Mesh
 from kinema_trainer.models import adapter
 from kinema_trainer.models.configs import config
-from kinema_trainer.parallel import Team
-from kinema_trainer.plan import Request, largest_pass
-from kinema_trainer.rehearsal import examples
+from kinema_trainer.objectives.loss import Loss
+from kinema_trainer.optim import optimizer
+from kinema_trainer.parallel.layout import ParallelLayout, widths
+from kinema_trainer.parallel.mesh import Mesh
+from kinema_trainer.planning.plan import Request, largest_pass
+from kinema_trainer.planning.rehearsal import examples
+from kinema_trainer.spread import Team
 
 from tests.slow.memory_runs import RUNS, request_of
 
@@ -85,9 +86,9 @@ def trainer(request: Request, *, rank: int, world: int) -> Trainer:
     """The engine as its worker puts it together."""
     here = Device(device=torch.device("cpu"), backend="gloo", name="cpu")
     layout = ParallelLayout.of(request.settings.layout, world=world, model=widths(request.model))
-    mesh = Mesh.make(layout, device="cpu", wrap=parallel.wrapped(request.settings.precision))
+    mesh = Mesh.make(layout, device="cpu", wrap=spread.wrapped(request.settings.precision))
     family = adapter(request.model)
-    model = parallel.build(family, config(request.model), device=here, mesh=mesh, settings=request.settings)
+    model = spread.build(family, config(request.model), device=here, mesh=mesh, settings=request.settings)
     with torch.no_grad():
         for parameter in model.parameters():
             optimizer.local(parameter).normal_(std=0.02)

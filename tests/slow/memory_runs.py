@@ -10,7 +10,7 @@ from kinema_api.catalogue import Entry, entry
 from kinema_api.job import Task
 from kinema_api.memory import block_parameters
 from kinema_api.settings import ClipVideo, TrainSettings
-from kinema_trainer.plan import Request
+from kinema_trainer.planning.plan import Request
 
 LAYERS = 6
 CLIP = ClipVideo(frames=1, height=256, width=512)

@@ -11,15 +11,17 @@ import pytest
 import torch
 
 from kinema_api.stage import TrainConfig
-from kinema_trainer import lora, parallel, saver
-from kinema_trainer import objective as flow
+from kinema_trainer import spread
 from kinema_trainer.batch import Example
-from kinema_trainer.checkpoints import newest
+from kinema_trainer.checkpoints import saver
+from kinema_trainer.checkpoints.folders import newest
+from kinema_trainer.checkpoints.weights import read_config
 from kinema_trainer.device import Device
-from kinema_trainer.mesh import Mesh
 from kinema_trainer.models.wan import ADAPTER
+from kinema_trainer.objectives import flow
+from kinema_trainer.optim import lora
+from kinema_trainer.parallel.mesh import Mesh
 from kinema_trainer.stages import export
-from kinema_trainer.weights import read_config
 
 from tests.fresh import fresh_environment
 from tests.unit.trainer.conftest import SPEC, Engine, Train, engine, train, weights
@@ -60,7 +62,7 @@ def own_forward(engine: Engine, config: TrainConfig, *, under: str) -> torch.Ten
     found = newest(engine.workspace, f"{config.run}/checkpoints")
     assert found is not None
     settings = read_config(engine.weights / "transformer")
-    model = parallel.build(ADAPTER, settings, device=CPU, mesh=Mesh(), settings=config.settings).eval()
+    model = spread.build(ADAPTER, settings, device=CPU, mesh=Mesh(), settings=config.settings).eval()
     saver.load(engine.workspace, f"artifacts/convert/{config.convert_key}", lora.pretrained(model))
     state = {name: parameter.detach() for name, parameter in lora.trained(model).items()}
     saver.load(engine.workspace, found.folder, {under: state})

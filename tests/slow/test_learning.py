@@ -15,13 +15,13 @@ from torch.nn.functional import cosine_similarity
 from kinema_api.catalogue import entry
 from kinema_api.names import Stage
 from kinema_api.stage import ExportConfig, FeaturesConfig, TrainConfig, artifact_of
-from kinema_trainer import objective as flow
 from kinema_trainer import tiny
 from kinema_trainer.batch import Example
-from kinema_trainer.data import pad
-from kinema_trainer.loss import Loss
+from kinema_trainer.data.reader import pad
+from kinema_trainer.data.shards import Sample, ShardIndex
 from kinema_trainer.models.wan import ADAPTER
-from kinema_trainer.shards import Sample, ShardIndex
+from kinema_trainer.objectives import flow
+from kinema_trainer.objectives.loss import Loss
 
 from tests.slow.pipeline import MODEL, Pipeline, make_dataset
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kinema_trainer import plan
+from kinema_trainer.planning import plan
 
 from tests.slow.memory_runs import RUNS, model, request_of
 

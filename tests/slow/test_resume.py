@@ -17,9 +17,10 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from kinema_api.catalogue import entry
 from kinema_api.names import Stage
-from kinema_trainer import dcp, tiny
-from kinema_trainer.checkpoints import newest
-from kinema_trainer.saver import plain_errors
+from kinema_trainer import tiny
+from kinema_trainer.checkpoints import dcp
+from kinema_trainer.checkpoints.folders import newest
+from kinema_trainer.checkpoints.saver import plain_errors
 
 from tests.slow.pipeline import MODEL, Pipeline, make_dataset
 from tests.slow.test_gang import VIDEO, finish, workers

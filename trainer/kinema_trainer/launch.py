@@ -25,8 +25,8 @@ from kinema_stage.memory import Memory
 from kinema_stage.termination import WorkerError
 from kinema_stage.watchdog import CHECK_SECONDS, Awake
 from kinema_trainer import gang
-from kinema_trainer.reports import ENV_FOLDER, Beat, Failure, Inbox, Step
-from kinema_trainer.wish import Wish, lay
+from kinema_trainer.numbers.reports import ENV_FOLDER, Beat, Failure, Inbox, Step
+from kinema_trainer.numbers.wish import Wish, lay
 
 ENV_PARENT = "KINEMA_STAGE_PID"
 ENV_STARTED = "KINEMA_STAGE_STARTED"

@@ -17,18 +17,19 @@ from torch import nn
 from kinema_api.exits import Exit, StageError
 from kinema_api.settings import TrainSettings
 from kinema_stage.ledger import Activity, Ledger
-from kinema_trainer import lora, parallel
-from kinema_trainer.checkpoints import Position
-from kinema_trainer.course import Step
-from kinema_trainer.data import Loader
-from kinema_trainer.judging import nothing_to_say
-from kinema_trainer.loss import Loss
-from kinema_trainer.mesh import Mesh
+from kinema_trainer import spread
+from kinema_trainer.checkpoints.folders import Position
+from kinema_trainer.checkpoints.saver import Saver
+from kinema_trainer.data.course import Step
+from kinema_trainer.data.reader import Loader
+from kinema_trainer.evaluation.judging import nothing_to_say
 from kinema_trainer.models import Adapter
-from kinema_trainer.optimizer import Average, LocalAdamW, clip, set_learning_rate
-from kinema_trainer.parallel import DTYPES, Team
-from kinema_trainer.saver import Saver
-from kinema_trainer.schedule import learning_rate
+from kinema_trainer.objectives.loss import Loss
+from kinema_trainer.optim import lora
+from kinema_trainer.optim.optimizer import Average, LocalAdamW, clip, set_learning_rate
+from kinema_trainer.optim.schedule import learning_rate
+from kinema_trainer.parallel.mesh import Mesh
+from kinema_trainer.spread import DTYPES, Team
 from kinema_trainer.timing import Phase, Stopwatch
 
 
@@ -147,7 +148,7 @@ class Trainer:
             losses.append(self._accumulate(micro))
             self.moved()
         with self.watch.during(Phase.OPTIMIZER):
-            parallel.complete_gradients(self.adapter, self.model, self.mesh)
+            spread.complete_gradients(self.adapter, self.model, self.mesh)
             norm = clip(self.model.parameters(), limit=self.settings.optimizer.clip_norm)
         # Processes that predict the same tokens have the same loss, which counts once.
         counted = float(sum(losses)) if self.mesh.layout.speaks(self.mesh.rank) else 0.0
@@ -176,7 +177,7 @@ class Trainer:
         with self.ledger.during(Activity.DATA), self.watch.during(Phase.DATA):
             drawn = self.loader.batch(start=self.position.consumed, micro=micro)
             batch = tuple(example.to(self.device) for example in drawn)
-        parallel.begin_pass(self.model, last=micro + 1 == self.settings.accumulate)
+        spread.begin_pass(self.model, last=micro + 1 == self.settings.accumulate)
         with self.watch.during(Phase.FORWARD):
             prediction = self.adapter.forward(self.model, batch, mesh=self.mesh, dtype=DTYPES[self.settings.precision])
             share = self.adapter.share(self.model, batch, mesh=self.mesh)

@@ -27,25 +27,28 @@ from kinema_stage.ledger import Ledger
 from kinema_stage.pace import Phase, Rule
 from kinema_stage.watchdog import Stall, Watchdog
 from kinema_stage.workspace import Workspace, open_workspace
-from kinema_trainer import checkpoints, device, fitting, kernels, lora, optimizer, parallel, saver
-from kinema_trainer.checkpoints import Position
-from kinema_trainer.counting import Count
-from kinema_trainer.data import Loader, Split
-from kinema_trainer.feed import COURSE, Features, make_loader
-from kinema_trainer.judging import Bench, make_judge
+from kinema_trainer import device, spread
+from kinema_trainer.checkpoints import folders, saver
+from kinema_trainer.checkpoints.folders import Position
+from kinema_trainer.checkpoints.weights import CONFIG, read_config
+from kinema_trainer.data.feed import COURSE, Features, make_loader
+from kinema_trainer.data.reader import Loader, Split
+from kinema_trainer.evaluation.judging import Bench, make_judge
 from kinema_trainer.launch import ENV_PARENT, ENV_STARTED
-from kinema_trainer.layout import ParallelLayout, widths
 from kinema_trainer.loop import Result, Trainer
-from kinema_trainer.loss import Loss
-from kinema_trainer.mesh import Mesh
-from kinema_trainer.meter import Meter
-from kinema_trainer.models import Adapter, adapter
-from kinema_trainer.parallel import Team
-from kinema_trainer.profiling import Profiler
-from kinema_trainer.ranks import RollCall
-from kinema_trainer.reports import Beat, Reporter
-from kinema_trainer.runlog import RunLog
-from kinema_trainer.weights import CONFIG, read_config
+from kinema_trainer.models import Adapter, adapter, kernels
+from kinema_trainer.numbers.counting import Count
+from kinema_trainer.numbers.meter import Meter
+from kinema_trainer.numbers.profiling import Profiler
+from kinema_trainer.numbers.ranks import RollCall
+from kinema_trainer.numbers.reports import Beat, Reporter
+from kinema_trainer.numbers.runlog import RunLog
+from kinema_trainer.objectives.loss import Loss
+from kinema_trainer.optim import lora, optimizer
+from kinema_trainer.parallel.layout import ParallelLayout, widths
+from kinema_trainer.parallel.mesh import Mesh
+from kinema_trainer.planning import fitting
+from kinema_trainer.spread import Team
 
 logger = logging.getLogger(__name__)
 
@@ -145,11 +148,11 @@ def train(
     fitting.check(config, world=int(os.environ["WORLD_SIZE"]), here=here)
     if config.settings.deterministic:
         kernels.use_deterministic()
-    team = parallel.join(here)
+    team = spread.join(here)
     settings = config.settings
     root = artifact_of(config)
     layout = ParallelLayout.of(settings.layout, world=team.world, model=widths(config.model))
-    mesh = Mesh.make(layout, device=here.device.type, wrap=parallel.wrapped(settings.precision))
+    mesh = Mesh.make(layout, device=here.device.type, wrap=spread.wrapped(settings.precision))
     split = Split(rank=layout.data_rank(team.rank), world=layout.data, accumulate=settings.accumulate)
     found = resume_point(config, workspace=workspace, team=team)
     features = Features.open(config, workspace=workspace)
@@ -281,20 +284,20 @@ def lora_of(config: TrainConfig) -> dict[str, Any] | None:
     return config.settings.lora.wire() if config.settings.lora.enabled else None
 
 
-def resume_point(config: TrainConfig, *, workspace: Workspace, team: Team) -> checkpoints.Found | None:
+def resume_point(config: TrainConfig, *, workspace: Workspace, team: Team) -> folders.Found | None:
     """The checkpoint to go on from, the same in every process; the leader clears away what cannot be used."""
     root = artifact_of(config)
-    complete: list[checkpoints.Found] = team.tell(checkpoints.complete(workspace, root) if team.leads else None)
-    found: checkpoints.Found | None = None
+    complete: list[folders.Found] = team.tell(folders.complete(workspace, root) if team.leads else None)
+    found: folders.Found | None = None
     while complete and found is None:
         last = complete.pop()
-        damaged = checkpoints.damaged(workspace, last, rank=team.rank, world=team.world)
+        damaged = folders.damaged(workspace, last, rank=team.rank, world=team.world)
         if damaged:
-            checkpoints.tell_damage(last, damaged)
+            folders.tell_damage(last, damaged)
         if team.total([float(len(damaged))]) == [0.0]:
             found = last
     if team.leads:
-        checkpoints.remove_rest(workspace, root, found)
+        folders.remove_rest(workspace, root, found)
     if found is not None and found.manifest.details["config"] != config_digest(config):
         raise StageError(
             Exit.USER,
@@ -326,7 +329,7 @@ class Run:
         config: TrainConfig,
         *,
         workspace: Workspace,
-        found: checkpoints.Found | None,
+        found: folders.Found | None,
         here: device.Device,
         team: Team,
         mesh: Mesh,
@@ -338,7 +341,7 @@ class Run:
             raise StageError(Exit.STORAGE, f"{workspace.uri(start)} is not complete: run the convert stage first")
         family = adapter(config.model)
         read = read_config(workspace.fetch(start, CONFIG))
-        model = parallel.build(family, read, device=here, mesh=mesh, settings=settings)
+        model = spread.build(family, read, device=here, mesh=mesh, settings=settings)
         if found is None or settings.lora.enabled:
             saver.load(workspace, start, lora.pretrained(model))
         if settings.lora.enabled:

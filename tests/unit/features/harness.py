@@ -23,9 +23,9 @@ from kinema_api.stage import FeaturesConfig, JobRef, load_config
 from kinema_stage import artifact, clips, video
 from kinema_stage.context import Context, make_context
 from kinema_stage.workspace import Workspace
-from kinema_trainer.encoders import Encoders
-from kinema_trainer.mp4 import write_mp4
-from kinema_trainer.shards import Sidecar
+from kinema_trainer.data.shards import Sidecar
+from kinema_trainer.encoding.encoders import Encoders
+from kinema_trainer.encoding.mp4 import write_mp4
 from kinema_trainer.stages import features
 
 GEOMETRY = ClipVideo(frames=5, height=32, width=48, fps=8)

@@ -20,9 +20,9 @@ from kinema_api.names import ENV_SCRATCH, ENV_SECRETS
 from kinema_stage import artifact, claim, s3
 from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer import tiny
-from kinema_trainer.encoders import Encoders
-from kinema_trainer.encoding import ShardEncoder, order
-from kinema_trainer.shards import ShardIndex, read_empty_text
+from kinema_trainer.data.shards import ShardIndex, read_empty_text
+from kinema_trainer.encoding.encoders import Encoders
+from kinema_trainer.encoding.work import ShardEncoder, order
 from kinema_trainer.stages import features
 
 from tests.s3.bucket import at, object_store, secret

@@ -16,8 +16,8 @@ from kinema_api.stage import FeaturesConfig
 from kinema_stage import artifact, clips
 from kinema_stage.clips import Clip
 from kinema_stage.workspace import FolderWorkspace
-from kinema_trainer.encoders import Encoders
-from kinema_trainer.shards import ShardIndex
+from kinema_trainer.data.shards import ShardIndex
+from kinema_trainer.encoding.encoders import Encoders
 
 from tests.unit.features import harness
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import webdataset
 
-from kinema_trainer.shards import (
+from kinema_trainer.data.shards import (
     Sample,
     ShardIndex,
     Sidecar,

@@ -14,9 +14,18 @@ from kinema_api.names import Stage
 from kinema_stage import artifact
 from kinema_stage.artifact import Manifest, publish
 from kinema_stage.workspace import FolderWorkspace
-from kinema_trainer import checkpoints
-from kinema_trainer.checkpoints import DIGESTS, complete, damaged, folder_of, newest, recorded, remove_rest, require
-from kinema_trainer.digests import new_digest
+from kinema_trainer.checkpoints import folders
+from kinema_trainer.checkpoints.digests import new_digest
+from kinema_trainer.checkpoints.folders import (
+    DIGESTS,
+    complete,
+    damaged,
+    folder_of,
+    newest,
+    recorded,
+    remove_rest,
+    require,
+)
 
 ROOT = "jobs/local/run/checkpoints"
 
@@ -109,7 +118,7 @@ def test_each_checkpoint_is_measured_once_however_many_files_it_has(
         measured.append(folder)
         return original(workspace, folder)
 
-    monkeypatch.setattr(checkpoints, "sizes", sizes)
+    monkeypatch.setattr(folders, "sizes", sizes)
     assert len(recorded(workspace, ROOT)) == 2
     assert measured == []
     assert len(complete(workspace, ROOT)) == 2

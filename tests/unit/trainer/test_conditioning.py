@@ -14,8 +14,9 @@ from torch import Tensor
 
 from kinema_api.catalogue import entry
 from kinema_api.job import Task
-from kinema_trainer import conditions, tiny
-from kinema_trainer.encoders import Encoders, picture
+from kinema_trainer import tiny
+from kinema_trainer.encoding.encoders import Encoders, picture
+from kinema_trainer.objectives import conditions
 
 FRAMES, HEIGHT, WIDTH = 9, 32, 48
 MODELS = {Task.I2V: "wan2.1-i2v-tiny", Task.FLF2V: "wan2.1-flf2v-tiny"}

@@ -8,7 +8,7 @@ import pytest
 
 from kinema_api.catalogue import entry
 from kinema_api.packing import Cost
-from kinema_trainer.costs import Measured, Table, predicted, tokens
+from kinema_trainer.data.costs import Measured, Table, predicted, tokens
 from kinema_trainer.models import adapter
 
 pytestmark = pytest.mark.unit

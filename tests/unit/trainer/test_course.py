@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from kinema_api.buckets import Bucket
 from kinema_api.exits import Exit, StageError
 from kinema_api.packing import Cost, Packing
-from kinema_trainer import course as module
-from kinema_trainer.costs import Shape, Table
-from kinema_trainer.course import Course, Pack, Step, batches_of, cost_of
+from kinema_trainer.data import course as module
+from kinema_trainer.data.costs import Shape, Table
+from kinema_trainer.data.course import Course, Pack, Step, batches_of, cost_of
 
 pytestmark = pytest.mark.unit
 

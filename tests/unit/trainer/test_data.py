@@ -11,10 +11,10 @@ import torch
 from kinema_api.objective import Objective
 from kinema_api.packing import Cost, Packing
 from kinema_trainer.batch import Batch, Example
-from kinema_trainer.costs import Table
-from kinema_trainer.course import Course
-from kinema_trainer.data import Cache, Loader, Split, pad
-from kinema_trainer.shards import Sample
+from kinema_trainer.data.costs import Table
+from kinema_trainer.data.course import Course
+from kinema_trainer.data.reader import Cache, Loader, Split, pad
+from kinema_trainer.data.shards import Sample
 
 pytestmark = pytest.mark.unit
 

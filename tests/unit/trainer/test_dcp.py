@@ -14,10 +14,10 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from kinema_stage.workspace import FolderWorkspace, Workspace
-from kinema_trainer import dcp
-from kinema_trainer.digests import file_digest
-from kinema_trainer.ranges import Span, joined
-from kinema_trainer.saver import plain_errors
+from kinema_trainer.checkpoints import dcp
+from kinema_trainer.checkpoints.digests import file_digest
+from kinema_trainer.checkpoints.ranges import Span, joined
+from kinema_trainer.checkpoints.saver import plain_errors
 
 from tests.unit.trainer.memory import MemoryWorkspace
 

@@ -32,7 +32,7 @@ from kinema_stage import logs, main, signals
 from kinema_stage.context import Context
 from kinema_stage.stages import check
 from kinema_stage.workspace import FolderWorkspace
-from kinema_trainer.shards import EMPTY_TEXT
+from kinema_trainer.data.shards import EMPTY_TEXT
 
 from tests.unit.features import harness
 from tests.unit.features.test_sample import context as sampling

@@ -11,8 +11,8 @@ import torch
 from kinema_api.catalogue import entry
 from kinema_api.exits import Exit, StageError
 from kinema_api.settings import ClipVideo
-from kinema_trainer import fitting
 from kinema_trainer.device import Device
+from kinema_trainer.planning import fitting
 from kinema_trainer.stages import train
 
 from tests.unit.trainer.conftest import Engine

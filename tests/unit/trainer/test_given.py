@@ -16,11 +16,12 @@ from kinema_api.inputs import Weights
 from kinema_api.job import Task
 from kinema_api.objective import Masks
 from kinema_api.stage import TrainConfig
-from kinema_trainer import conditions, tiny
+from kinema_trainer import tiny
 from kinema_trainer.batch import Batch
-from kinema_trainer.data import Loader
+from kinema_trainer.data.reader import Loader
+from kinema_trainer.data.shards import Sample, ShardIndex, Sidecar, shard_name, sidecar_name, write_shard
 from kinema_trainer.models.wan import ADAPTER
-from kinema_trainer.shards import Sample, ShardIndex, Sidecar, shard_name, sidecar_name, write_shard
+from kinema_trainer.objectives import conditions
 from kinema_trainer.stages import export
 
 from tests.unit.trainer.conftest import FEATURES, SPEC, Engine, Train, make_engine

@@ -11,7 +11,8 @@ from torch._dynamo.testing import CompileCounter
 from kinema_api.attention import Attention
 from kinema_api.exits import Exit, StageError
 from kinema_api.recompute import Recompute, RecomputeMode
-from kinema_trainer import kernels, recompute, tiny
+from kinema_trainer import tiny
+from kinema_trainer.models import kernels, recompute
 
 from tests.unit.trainer.conftest import SPEC
 

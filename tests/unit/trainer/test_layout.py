@@ -12,8 +12,8 @@ import torch
 from kinema_api.catalogue import entry
 from kinema_api.exits import Exit, StageError
 from kinema_api.layout import Layout, Sizes
-from kinema_trainer.layout import ParallelLayout, widths
-from kinema_trainer.sequence import Share, counts
+from kinema_trainer.parallel.layout import ParallelLayout, widths
+from kinema_trainer.parallel.sequence import Share, counts
 
 LAYOUTS = [
     ParallelLayout(Sizes()),

@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from kinema_api.layout import Sizes
 from kinema_api.objective import Objective
 from kinema_api.packing import Cost, Packing
-from kinema_trainer import course as module
 from kinema_trainer.batch import Example
-from kinema_trainer.costs import Shape, Table
-from kinema_trainer.course import Course
-from kinema_trainer.data import Loader, Split
-from kinema_trainer.layout import ParallelLayout
-from kinema_trainer.shards import Sample
+from kinema_trainer.data import course as module
+from kinema_trainer.data.costs import Shape, Table
+from kinema_trainer.data.course import Course
+from kinema_trainer.data.reader import Loader, Split
+from kinema_trainer.data.shards import Sample
+from kinema_trainer.parallel.layout import ParallelLayout
 
 pytestmark = pytest.mark.unit
 

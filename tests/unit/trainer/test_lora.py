@@ -13,10 +13,11 @@ from torch import Tensor
 
 from kinema_api.exits import Exit, StageError
 from kinema_api.lora import Lora
-from kinema_trainer import lora, tiny
+from kinema_trainer import tiny
 from kinema_trainer.batch import Example
-from kinema_trainer.mesh import Mesh
 from kinema_trainer.models.wan import ADAPTER
+from kinema_trainer.optim import lora
+from kinema_trainer.parallel.mesh import Mesh
 
 from tests.unit.trainer.conftest import SPEC
 
@@ -157,7 +158,7 @@ def test_a_target_that_is_no_layer_is_refused() -> None:
 
 def test_optimizer_and_average_hold_the_additions_alone(tmp_path: Path) -> None:
     from kinema_api.settings import Optimizer
-    from kinema_trainer.optimizer import Average, create_moments, make_optimizer, moments
+    from kinema_trainer.optim.optimizer import Average, create_moments, make_optimizer, moments
 
     made = injected()
     adam = make_optimizer(made, Optimizer(learning_rate=0.1), fused=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kinema_api.objective import Masks
-from kinema_trainer.masks import clean_frames
+from kinema_trainer.objectives.masks import clean_frames
 
 
 def drawn(masks: Masks, *, frames: int, count: int = 400) -> list[tuple[bool, ...] | None]:

@@ -14,16 +14,16 @@ import torch
 
 from kinema_api.catalogue import entry
 from kinema_api.settings import TrainSettings
-from kinema_trainer.checkpoints import Position
-from kinema_trainer.counting import Count, Operations, operations
-from kinema_trainer.course import Pack, Slot, Step
+from kinema_trainer.checkpoints.folders import Position
+from kinema_trainer.data.course import Pack, Slot, Step
 from kinema_trainer.device import Device
 from kinema_trainer.loop import Result
-from kinema_trainer.meter import Meter
 from kinema_trainer.models.wan import ADAPTER
-from kinema_trainer.ranks import Straggler
-from kinema_trainer.reports import Step as Report
-from kinema_trainer.wish import Wish, lay
+from kinema_trainer.numbers.counting import Count, Operations, operations
+from kinema_trainer.numbers.meter import Meter
+from kinema_trainer.numbers.ranks import Straggler
+from kinema_trainer.numbers.reports import Step as Report
+from kinema_trainer.numbers.wish import Wish, lay
 
 from tests.unit.trainer.conftest import Engine
 

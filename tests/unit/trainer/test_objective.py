@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from kinema_api.objective import Masks, Objective, TimestepSampling, Weighting
-from kinema_trainer import objective as flow
 from kinema_trainer.batch import Condition, Example
+from kinema_trainer.objectives import flow
 
 SHAPE = torch.Size((16, 2, 4, 4))
 PATCH = (1, 2, 2)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from kinema_api.objective import Objective, ObjectivePreset, ShiftKind, TimestepSampling, Weighting
-from kinema_trainer import objective as flow
 from kinema_trainer.batch import Example
+from kinema_trainer.objectives import flow
 
 DRAWS = 4000
 KS = 1.63 / math.sqrt(DRAWS)

@@ -8,7 +8,7 @@ import torch
 
 from kinema_api.settings import Optimizer
 from kinema_trainer import tiny
-from kinema_trainer.optimizer import MOMENTS, Average, clip, create_moments, make_optimizer
+from kinema_trainer.optim.optimizer import MOMENTS, Average, clip, create_moments, make_optimizer
 
 from tests.unit.trainer.conftest import SPEC
 

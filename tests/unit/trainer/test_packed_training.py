@@ -13,8 +13,9 @@ from kinema_api.exits import Exit, StageError
 from kinema_api.names import Stage
 from kinema_api.stage import TrainConfig, artifact_of
 from kinema_stage.artifact import Manifest, publish
-from kinema_trainer import checkpoints, feed
-from kinema_trainer.shards import EMPTY_TEXT, Sample, Sidecar, dump_tensor, shard_name, sidecar_name, write_shard
+from kinema_trainer.checkpoints import folders
+from kinema_trainer.data import feed
+from kinema_trainer.data.shards import EMPTY_TEXT, Sample, Sidecar, dump_tensor, shard_name, sidecar_name, write_shard
 
 from tests.unit.trainer.conftest import Engine, Train
 
@@ -73,7 +74,7 @@ def test_packs_are_trained_on_as_planned_and_the_cost_is_learnt(mixed: Engine, t
         assert plan.tokens <= 60
         at = plan.consumed
     assert len({step["tokens"] for step in steps}) > 1
-    found = checkpoints.newest(mixed.workspace, artifact_of(one))
+    found = folders.newest(mixed.workspace, artifact_of(one))
     assert found is not None
     assert found.position.consumed == at
     assert found.manifest.details[feed.COURSE] == course.frozen()
@@ -87,7 +88,7 @@ def test_a_resumed_run_gives_the_losses_of_an_undisturbed_one(mixed: Engine, tra
     train(mixed, whole)
     train(mixed, broken)
     workspace, root = mixed.workspace, artifact_of(broken)
-    workspace.delete(checkpoints.folder_of(root, 8))
+    workspace.delete(folders.folder_of(root, 8))
     train(mixed, broken)
     assert [step["loss"] for step in lines(mixed, broken, "metrics.jsonl")] == [
         step["loss"] for step in lines(mixed, whole, "metrics.jsonl")
@@ -99,7 +100,7 @@ def test_the_first_checkpoint_fixes_cost_and_packs(mixed: Engine, train: Train) 
     train(mixed, first)
     other: dict[str, Any] = {"packing": {"tokens": 60, "cost": {"quadratic": 5, "linear": 1}}}
     features = feed.Features.open(first, workspace=mixed.workspace)
-    found = checkpoints.newest(mixed.workspace, artifact_of(first))
+    found = folders.newest(mixed.workspace, artifact_of(first))
     assert found is not None
     frozen = found.manifest.details[feed.COURSE]
     course = feed.course_of(config(mixed, "run", **other), features.samples, frozen=frozen)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinema_api.packing import Cost
-from kinema_trainer.packs import alike, balanced, dealt
+from kinema_trainer.data.packs import alike, balanced, dealt
 
 pytestmark = pytest.mark.unit
 

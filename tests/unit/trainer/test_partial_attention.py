@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinema_trainer import partial_attention
-from kinema_trainer.partial_attention import attend, attend_backward, plain, plain_backward
+from kinema_trainer.parallel import partial_attention
+from kinema_trainer.parallel.partial_attention import attend, attend_backward, plain, plain_backward
 
 
 def drawn(tokens: int, *, seed: int, width: int = 24) -> Tensor:

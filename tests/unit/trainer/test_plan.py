@@ -21,10 +21,10 @@ from kinema_api.job import Task
 from kinema_api.memory import block_parameters, end_parameters, estimate
 from kinema_api.pool import Accelerator
 from kinema_api.settings import ClipVideo, TrainSettings
-from kinema_trainer import plan
-from kinema_trainer.footprint import Part
-from kinema_trainer.plan import Request, main
-from kinema_trainer.rehearsal import Rehearsal, rehearse, total
+from kinema_trainer.planning import plan
+from kinema_trainer.planning.footprint import Part
+from kinema_trainer.planning.plan import Request, main
+from kinema_trainer.planning.rehearsal import Rehearsal, rehearse, total
 
 pytestmark = pytest.mark.unit
 

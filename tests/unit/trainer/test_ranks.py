@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from kinema_trainer import ranks
-from kinema_trainer.ranks import PROBE, RollCall, Straggler, latest
+from kinema_trainer.numbers import ranks
+from kinema_trainer.numbers.ranks import PROBE, RollCall, Straggler, latest
 
 pytestmark = pytest.mark.unit
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kinema_api.exits import Exit, StageError
 from kinema_api.recompute import Recompute, RecomputeMode
-from kinema_trainer import recompute
+from kinema_trainer.models import recompute
 
 WIDTH, TOKENS, BLOCKS = 16, 12, 5
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinema_api.schedule import DecayShape, Schedule, ScheduleKind
-from kinema_trainer.schedule import learning_rate
+from kinema_trainer.optim.schedule import learning_rate
 
 
 def rates(schedule: Schedule, steps: int) -> list[float]:

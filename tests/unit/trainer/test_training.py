@@ -26,12 +26,13 @@ from kinema_api.stage import TrainConfig
 from kinema_stage.artifact import Manifest
 from kinema_stage.pace import NEVER
 from kinema_stage.watchdog import Watchdog
-from kinema_trainer import dcp, loop, lora_file, saver, staging
-from kinema_trainer.checkpoints import Position, complete, folder_of, newest
+from kinema_trainer import loop
+from kinema_trainer.checkpoints import dcp, lora_file, saver, staging
+from kinema_trainer.checkpoints.folders import Position, complete, folder_of, newest
+from kinema_trainer.checkpoints.saver import Saver
+from kinema_trainer.checkpoints.weights import read_config, read_into
 from kinema_trainer.models.wan import ADAPTER
-from kinema_trainer.saver import Saver
 from kinema_trainer.stages import export
-from kinema_trainer.weights import read_config, read_into
 
 from tests.unit.trainer.conftest import Engine, Train
 from tests.waiting import until

@@ -15,11 +15,11 @@ from kinema_api.exits import Exit, StageError
 from kinema_api.inputs import Weights
 from kinema_api.stage import TrainConfig
 from kinema_api.validation import TrainingSamples, Validation
-from kinema_trainer import previews, validation
-from kinema_trainer.data import Loader, pad
-from kinema_trainer.mesh import Mesh
+from kinema_trainer.data.reader import Loader, pad
+from kinema_trainer.data.shards import ShardIndex
+from kinema_trainer.evaluation import previews, validation
 from kinema_trainer.models.wan import ADAPTER
-from kinema_trainer.shards import ShardIndex
+from kinema_trainer.parallel.mesh import Mesh
 
 from tests.unit.trainer.conftest import FEATURES, SPEC, Engine, Train
 from tests.unit.trainer.test_training import lines, losses, trained

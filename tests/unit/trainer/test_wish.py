@@ -15,9 +15,9 @@ import torch
 
 from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer import gang, launch
-from kinema_trainer.profiling import Profiler
-from kinema_trainer.reports import Inbox
-from kinema_trainer.wish import FILE, Wish, WishError, Wishes, laid, lay
+from kinema_trainer.numbers.profiling import Profiler
+from kinema_trainer.numbers.reports import Inbox
+from kinema_trainer.numbers.wish import FILE, Wish, WishError, Wishes, laid, lay
 
 pytestmark = pytest.mark.unit
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from kinema_api.catalogue import Entry
 from kinema_api.exits import Exit, StageError
 from kinema_trainer.batch import Batch
-from kinema_trainer.mesh import Mesh
-from kinema_trainer.sequence import Share
+from kinema_trainer.parallel.mesh import Mesh
+from kinema_trainer.parallel.sequence import Share
 
 
 class Adapter(Protocol):
@@ -70,7 +70,8 @@ class Adapter(Protocol):
             dtype: the number format of the computation.
 
         Returns:
-            [tokens, features], as `kinema_trainer.objective.tokens` orders them: the rows of `share`, sample by sample.
+            [tokens, features], as `kinema_trainer.objectives.flow.tokens` orders them: the rows of `share`, sample by
+            sample.
         """
 
     def flops(self, model: Entry, shape: Sequence[int]) -> float:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from kinema_api.catalogue import Entry
 from kinema_trainer.batch import Batch
-from kinema_trainer.mesh import Mesh
 from kinema_trainer.models import wan_forward
-from kinema_trainer.sequence import Share
+from kinema_trainer.parallel.mesh import Mesh
+from kinema_trainer.parallel.sequence import Share
 
 _CUTS = (
     (re.compile(r"blocks\.\d+\.attn[12]\.(to_[qkv]|add_[kv]_proj)\.(weight|bias)"), 0),

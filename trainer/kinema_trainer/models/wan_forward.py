@@ -19,12 +19,13 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from kinema_trainer import exchange, lora
-from kinema_trainer import objective as flow
-from kinema_trainer.attention import attention, self_attention
 from kinema_trainer.batch import Batch, Example
-from kinema_trainer.mesh import Mesh
-from kinema_trainer.sequence import Share, counts
+from kinema_trainer.objectives import flow
+from kinema_trainer.optim import lora
+from kinema_trainer.parallel import exchange
+from kinema_trainer.parallel.attention import attention, self_attention
+from kinema_trainer.parallel.mesh import Mesh
+from kinema_trainer.parallel.sequence import Share, counts
 
 Runs = tuple[tuple[int, int], ...]
 """(row of the time table, tokens) after (row, tokens)."""
@@ -75,7 +76,7 @@ def local(tensor: Tensor | None) -> Any:
 
 
 def _model(model: Any, batch: Batch, mesh: Mesh, dtype: torch.dtype) -> Tensor:
-    """The prediction for this process's tokens, [tokens, features], ordered as by `kinema_trainer.objective.tokens`."""
+    """The prediction for this process's tokens, [tokens, features], in the order of `objectives.flow.tokens`."""
     patch = tuple(model.config.patch_size)
     share = Share(lengths_of(batch, patch=patch), mesh.layout, mesh.rank)
     rows = _embed(model, batch, share, dtype)

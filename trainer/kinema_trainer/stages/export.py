@@ -19,11 +19,11 @@ from kinema_api.stage import ExportConfig
 from kinema_stage.artifact import Manifest, publish, published, sizes, success
 from kinema_stage.context import Context
 from kinema_stage.weights import fetch
-from kinema_trainer import dcp, lora_file
-from kinema_trainer.checkpoints import Found, require
+from kinema_trainer.checkpoints import dcp, lora_file
+from kinema_trainer.checkpoints.folders import Found, require
+from kinema_trainer.checkpoints.tally import Tally
+from kinema_trainer.checkpoints.weights import Source, check_names, read_config, read_into, verify_checkpoint
 from kinema_trainer.models import adapter
-from kinema_trainer.tally import Tally
-from kinema_trainer.weights import Source, check_names, read_config, read_into, verify_checkpoint
 
 TRANSFORMER = "transformer"
 

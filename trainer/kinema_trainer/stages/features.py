@@ -19,11 +19,13 @@ from kinema_stage import artifact, clips
 from kinema_stage.claim import TTL, try_claim, wait_or_claim
 from kinema_stage.context import Context
 from kinema_stage.weights import IMAGE, fetch
-from kinema_trainer import device, energon, reuse
-from kinema_trainer.encoders import DTYPES, Encoders
-from kinema_trainer.encoding import ClaimLostError, ShardEncoder, ShardPlan, order, plan
-from kinema_trainer.mock import MockEncoders
-from kinema_trainer.shards import EMPTY_TEXT, Sidecar, dump_tensor, sidecar_name
+from kinema_trainer import device
+from kinema_trainer.data import energon
+from kinema_trainer.data.mock import MockEncoders
+from kinema_trainer.data.shards import EMPTY_TEXT, Sidecar, dump_tensor, sidecar_name
+from kinema_trainer.encoding import reuse
+from kinema_trainer.encoding.encoders import DTYPES, Encoders
+from kinema_trainer.encoding.work import ClaimLostError, ShardEncoder, ShardPlan, order, plan
 
 logger = logging.getLogger(__name__)
 

@@ -25,10 +25,12 @@ from kinema_api.settings import Video
 from kinema_api.stage import SampleConfig
 from kinema_stage import artifact, clips
 from kinema_stage.context import Context
-from kinema_trainer import conditions, device, lora_file
-from kinema_trainer.encoders import hide_loading_bars, picture
-from kinema_trainer.encoding import reel_of
-from kinema_trainer.mp4 import write_mp4
+from kinema_trainer import device
+from kinema_trainer.checkpoints import lora_file
+from kinema_trainer.encoding.encoders import hide_loading_bars, picture
+from kinema_trainer.encoding.mp4 import write_mp4
+from kinema_trainer.encoding.work import reel_of
+from kinema_trainer.objectives import conditions
 
 CAPTIONS = 4
 """Prompts taken from the dataset when the settings have none."""

@@ -13,11 +13,12 @@ from kinema_api.stage import TrainConfig
 from kinema_stage import stacks
 from kinema_stage.context import Context
 from kinema_stage.progress import Account
-from kinema_trainer import fitting, launch
-from kinema_trainer.checkpoints import newest
-from kinema_trainer.reports import Beat, Step
+from kinema_trainer import launch
+from kinema_trainer.checkpoints.folders import newest
+from kinema_trainer.numbers.reports import Beat, Step
+from kinema_trainer.numbers.wish import Wishes
+from kinema_trainer.planning import fitting
 from kinema_trainer.threads import cpu_threads
-from kinema_trainer.wish import Wishes
 
 DETERMINISTIC = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
