@@ -15,6 +15,7 @@ from kinema_api.exits import Exit, StageError
 from kinema_api.inputs import Weights
 from kinema_api.stage import TrainConfig
 from kinema_api.validation import TrainingSamples, Validation
+from kinema_trainer.data.heldout import held_out
 from kinema_trainer.data.reader import Loader, pad
 from kinema_trainer.data.shards import ShardIndex
 from kinema_trainer.evaluation import previews, validation
@@ -29,7 +30,7 @@ SIGMAS = [0.0625, 0.1875, 0.3125, 0.4375, 0.5625, 0.6875, 0.8125, 0.9375]
 
 
 def held(keys: list[str], **settings: Any) -> set[str]:
-    found = validation.held_out(keys, Validation.model_validate({"everySteps": 1, **settings}))
+    found = held_out(keys, Validation.model_validate({"everySteps": 1, **settings}))
     assert len(set(found)) == len(found)
     return {keys[place] for place in found}
 
@@ -65,7 +66,7 @@ def by_hand(engine: Engine, config: TrainConfig) -> list[float]:
     model = ADAPTER.build(ADAPTER.load(engine.weights / "transformer").config)
     model.load_state_dict(trained(engine, config))
     samples = ShardIndex.open(engine.workspace.local(f"artifacts/features/{FEATURES}"))
-    clips = [samples[place] for place in validation.held_out(samples.keys, config.settings.validation)]
+    clips = [samples[place] for place in held_out(samples.keys, config.settings.validation)]
     means = []
     for sigma in SIGMAS:
         found = []
