@@ -107,13 +107,14 @@ def test_a_mock_has_random_features_of_the_right_shapes(tmp_path: Path, monkeypa
 )
 def test_a_mock_is_given_frames_too(tmp_path: Path, task: Task, model: str, tokens: int) -> None:
     workspace = FolderWorkspace(f"file://{tmp_path / 'workspace'}")
-    listed(workspace, video="mock-00000001", count=3)
+    found = listed(workspace, video="mock-00000001", count=3)
     harness.run(mock_config(workspace, task, model))
     spec = entry(model)
     assert spec.image is not None
-    for sample in ShardIndex.open(workspace.local(FOLDER)):
+    for clip, sample in zip(found, ShardIndex.open(workspace.local(FOLDER)), strict=True):
         assert sample.condition is not None
         assert sample.condition.shape == sample.latents.shape
-        assert not torch.equal(sample.condition, sample.latents)
+        # Of an image every frame is given; a longer clip is more than its first and last.
+        assert torch.equal(sample.condition, sample.latents) == (clip.frames == 1)
         assert sample.image is not None
         assert sample.image.shape == (tokens * spec.image.tokens, spec.image.width)

@@ -2,7 +2,8 @@
 """Features of a dataset that does not exist: random, of the right shapes, the same in every run.
 
 They go the way of real ones: what encodes clips is given frames that are all one grey value, by which the random
-features of a clip are told from another's, and encoders that look at nothing else.
+features of a clip are told from another's and from those of the clip with frames blanked, and encoders that look at
+nothing else.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class MockEncoders:
         vae = self._model.vae
         _, frames, height, width = video.shape
         shape = (vae.channels, vae.latent_frames(frames), height // vae.spatial, width // vae.spatial)
-        marks = [float(video[0, index, 0, 0]) for index in (0, -1)]
+        marks = video[0, :, 0, 0].tolist()
         return torch.randn(shape, generator=_stream("latents", marks)).to(self._dtype)
 
     def image(self, frames: torch.Tensor) -> torch.Tensor:
