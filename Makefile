@@ -16,7 +16,7 @@ PYTEST := $(PY) -m pytest
 export PATH := $(BIN):$(PATH)
 export PYTHONPATH := tools
 
-PURE_TESTS := tests/unit/decide tests/unit/api/test_plan.py tests/unit/api/test_refusals.py
+PURE_TESTS := tests/unit/decide $(addprefix tests/unit/api/test_,data_plan.py plan.py refusals.py tasks.py)
 
 # Only folders that are there: each is checked as soon as it exists.
 SOURCES := $(wildcard crds operator trainer tools images tests bench)

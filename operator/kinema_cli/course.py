@@ -8,12 +8,15 @@ import uuid
 from dataclasses import dataclass
 
 from kinema_api.catalogue import entry
+from kinema_api.configs import stage_config
 from kinema_api.job import JobSpec
 from kinema_api.keys import Keys
 from kinema_api.names import Stage, run_folder
 from kinema_api.overrides import merged
-from kinema_api.plan import PlanError, freeze, pipeline, pool_of, settings_of, stage_config, stage_settings
+from kinema_api.pipeline import pipeline, pool_of, settings_of, stage_settings
+from kinema_api.plan import freeze
 from kinema_api.pool import Accelerator, PoolSpec
+from kinema_api.refusal import PlanError
 from kinema_api.settings import PodTemplate, Stages, StageSettings
 from kinema_api.stage import AnyStageConfig, JobRef
 from kinema_api.status import Resolved

@@ -37,11 +37,13 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "InvalidVideo": "frames or size do not fit the model",
         "InvalidMasks": "clean frames do not fit the task, or their shares add up to more than 1",
         "InvalidPacking": "packs cannot hold every clip",
+        "InvalidAttention": "the pool's accelerator, or the number format, has no such kernel of attention",
         "InvalidSchedule": "the schedule does not fit the number of steps",
         "InvalidLayout": "the processes cannot be laid out as asked; the message has the nearest layout that works",
         "DoesNotFit": "the model does not fit into the memory of the pool's devices",
         "InvalidAddress": "an address cannot be used",
         "InvalidPodTemplate": "a pod template would break what the stage relies on",
+        "SampleNotSupported": "the model's pipeline cannot generate what the task asks for",
         "StageRequired": "a disabled stage is needed by a later one",
         # Phases
         "StageRunning": "a stage runs, or its next attempt follows",

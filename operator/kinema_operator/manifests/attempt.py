@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kinema_api.configs import stage_config
 from kinema_api.job import JobSpec
 from kinema_api.keys import Keys
 from kinema_api.names import Stage, child_name
 from kinema_api.overrides import merged
-from kinema_api.plan import pool_of, stage_config, stage_settings
+from kinema_api.pipeline import pool_of, stage_settings
 from kinema_api.pool import PoolSpec
 from kinema_api.settings import PodTemplate, Stages, StageSettings
 from kinema_api.stage import JobRef

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from kinema_api.locations import claim_of, mount_path
+from kinema_api.mounts import claims, secrets, staged
 from kinema_api.names import (
     ANNOTATION_CONFIG,
     ANNOTATION_SERVER_CA,
@@ -29,7 +30,6 @@ from kinema_api.names import (
     VERSION,
     Stage,
 )
-from kinema_api.plan import claims, secrets, staged
 from kinema_api.pool import PoolSpec
 from kinema_api.progress import ENV_CA, ENV_TOKEN, ENV_URL
 from kinema_operator.manifests.attempt import AttemptPlan

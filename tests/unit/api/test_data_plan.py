@@ -9,13 +9,17 @@ import pytest
 
 from kinema_api.buckets import Bucket, Geometry
 from kinema_api.catalogue import entry
+from kinema_api.configs import stage_config
 from kinema_api.geometry import tokens
 from kinema_api.inputs import Dataset
 from kinema_api.job import JobSpec, Task
 from kinema_api.keys import Inputs, Keys, resolve
+from kinema_api.mounts import claims, staged
 from kinema_api.names import Stage
-from kinema_api.plan import PlanError, claims, freeze, settings_of, stage_config, staged
+from kinema_api.pipeline import settings_of
+from kinema_api.plan import freeze
 from kinema_api.pool import Accelerator, PoolSpec
+from kinema_api.refusal import PlanError
 from kinema_api.settings import FeaturesSettings, PrepareSettings
 from kinema_api.stage import JobRef, TrainConfig
 

@@ -10,27 +10,19 @@ import pytest
 from pydantic import ValidationError
 
 from kinema_api.catalogue import UnknownModelError, entry, families, model_names
+from kinema_api.configs import stage_config
 from kinema_api.exits import Exit, Termination
 from kinema_api.inputs import Dataset, SecretRef, Storage, Weights
 from kinema_api.job import JobSpec, Task
 from kinema_api.keys import Inputs, Keys, resolve
 from kinema_api.locations import Claim, claim_of, in_container, join
+from kinema_api.mounts import claims, locations, secrets, staged
 from kinema_api.names import TERMINATION_LIMIT, Stage, child_name, run_folder
-from kinema_api.plan import (
-    PlanError,
-    claims,
-    freeze,
-    locations,
-    merge,
-    pipeline,
-    pool_of,
-    secrets,
-    settings_of,
-    stage_config,
-    staged,
-)
+from kinema_api.pipeline import merge, pipeline, pool_of, settings_of
+from kinema_api.plan import freeze
 from kinema_api.pool import Accelerator, PoolSpec
 from kinema_api.progress import ProgressPost
+from kinema_api.refusal import PlanError
 from kinema_api.schedule import Schedule
 from kinema_api.settings import FeaturesSettings, PrepareSettings, Stages
 from kinema_api.stage import (

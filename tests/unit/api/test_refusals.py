@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from kinema_api.catalogue import entry
 from kinema_api.job import JobSpec
 from kinema_api.locations import HF_ADDRESS, LEAVES_ITS_ROOT, PVC_ADDRESS, S3_ADDRESS, check_address
-from kinema_api.plan import PlanError, freeze
+from kinema_api.pipeline import settings_of
+from kinema_api.plan import freeze
 from kinema_api.pool import Accelerator, PoolSpec
+from kinema_api.refusal import PlanError, check
 from kinema_api.settings import PodTemplate
 
 pytestmark = pytest.mark.unit
@@ -172,6 +175,14 @@ REFUSED: dict[str, tuple[Spec, str, str]] = {
             " set it to at most 20"
         ),
     ),
+    "a layout that does not divide": (
+        job(defaults={"pool": "cpu", "devicesPerNode": 2}, stages={"train": {"layout": {"tensor": 3}}}),
+        "InvalidLayout",
+        (
+            "spec.stages.train.layout: shard 1 x tensor 3 makes 3 processes, and there are 2; the nearest layout that"
+            " works: shard 1, tensor 2"
+        ),
+    ),
     "attention of another accelerator": (
         job(stages={"train": {"attention": "cudnn"}}),
         "InvalidAttention",
@@ -260,6 +271,13 @@ def test_it_is_refused_with_a_reason_and_a_sentence(written: Spec, reason: str, 
         freeze(spec=JobSpec.model_validate(written), pools=POOLS, images=IMAGES)
     assert refused.value.reason == reason
     assert str(refused.value) == sentence
+
+
+def test_a_task_with_frames_needs_an_image_encoder() -> None:
+    model = entry("wan2.1-i2v-tiny").model_copy(update={"image": None})
+    spec = JobSpec.model_validate(job(model={**TINY, "name": "wan2.1-i2v-tiny"}))
+    with pytest.raises(PlanError, match=r"wan2\.1-i2v-tiny has no image encoder, which i2v needs"):
+        check(spec, settings_of(spec, model), model)
 
 
 def test_what_kubernetes_takes_is_taken() -> None:

@@ -9,12 +9,14 @@ import pytest
 from pydantic import ValidationError
 
 from kinema_api.catalogue import Velocity, entry, model_names
+from kinema_api.configs import stage_config
 from kinema_api.inputs import Dataset
 from kinema_api.job import JobSpec, Task
 from kinema_api.keys import Inputs, Keys, resolve
 from kinema_api.names import Stage
 from kinema_api.objective import PRESETS, Masks, Objective, ObjectivePreset, Recipe, ShiftKind, Weighting
-from kinema_api.plan import freeze, settings_of, stage_config
+from kinema_api.pipeline import settings_of
+from kinema_api.plan import freeze
 from kinema_api.pool import Accelerator, PoolSpec
 from kinema_api.settings import FeaturesSettings, PrepareSettings
 from kinema_api.stage import JobRef, SampleConfig, TrainConfig

@@ -13,7 +13,7 @@ import torch.distributed as dist
 import yaml
 
 from kinema_api import fit
-from kinema_api.buckets import Geometry
+from kinema_api.buckets import Bucket, Geometry
 from kinema_api.catalogue import Entry, entry
 from kinema_api.exits import Exit, StageError
 from kinema_api.fit import Place
@@ -124,7 +124,7 @@ def test_arithmetic_from_dimensions_is_near_the_rehearsal(name: str) -> None:
     assert 0.75 < told.total / found < 1.12, (told.parts(), found)
 
 
-def job(tmp_path: Path, **train: Any) -> Path:
+def job(tmp_path: Path, *, stages: dict[str, Any] | None = None, **train: Any) -> Path:
     documents = [
         {
             "kind": "VideoTrainingJob",
@@ -133,7 +133,7 @@ def job(tmp_path: Path, **train: Any) -> Path:
                 "dataset": {"uri": "pvc://data/videos"},
                 "storage": {"uri": "pvc://work/kinema"},
                 "defaults": {"pool": "gpu", "nodes": 2},
-                "stages": {"train": train},
+                "stages": stages or {"train": train},
             },
         },
         {"kind": "TrainingPool", "spec": {"accelerator": "nvidia", "devicesPerNode": 4}},
@@ -156,6 +156,26 @@ def test_a_job_is_planned_for_people_and_for_programs(tmp_path: Path, capsys: py
     # 2 clips of 5 x 4 x 6 tokens on each of 4 data coordinates; 8 processes share the operations.
     assert (found["samples_per_step"], found["tokens_per_step"]) == (8, 8 * 5 * 4 * 6)
     assert found["checkpoint_host"] == 16 * found["trained_parameters"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "says"),
+    [
+        ({"prepare": {"video": {"height": 100}}}, "spec.stages.prepare.video.height: 100 does not divide by 16"),
+        ({"train": {"packing": {"tokens": 100}}}, "a pack at most 100; raise it to 120"),
+        ({"train": {"objective": {"masks": {"random": 0.8, "interpolate": 0.5}}}}, "together they are at most 1"),
+    ],
+)
+def test_what_the_operator_refuses_is_not_planned(
+    stages: dict[str, Any], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(job(tmp_path, stages=stages))]) == Exit.USER
+    assert says in capsys.readouterr().err
+
+
+def test_an_amount_of_memory_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(job(tmp_path)), "--device-memory", "80GB"]) == Exit.USER
+    assert "--device-memory: 80GB is no amount of memory; write for instance 80Gi" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -192,3 +212,16 @@ def test_packs_are_planned_as_full_as_they_may_be() -> None:
     request = Request(model=model(), task=Task.T2V, settings=packed, video=VIDEO, world=1)
     # 5 x 8 x 16 tokens each.
     assert plan.largest_pass(request) == [CLIP]
+
+
+def test_many_short_clips_take_more_memory_than_a_long_one() -> None:
+    """Each has a caption: the pass with the most video tokens is not the one that needs most."""
+    image = Bucket(frames=1, height=128, width=256)
+    video = ClipVideo(buckets=[image, Bucket(frames=17, height=128, width=256)])
+    packed = settings({"shard": 1}, packing={"tokens": 640})
+    request = Request(model=model(layers=4), task=Task.T2V, settings=packed, video=video, world=1)
+    assert plan.largest_pass(request) == [CLIP]
+    found = plan.make(request)
+    assert found.clips == "1 x 17x128x256 (frames x height x width)"
+    assert "memory is that of a pass of 5 x 1x128x256" in found.notes
+    assert found.memory_total > total(rehearsed(packed, world=1, layers=4).peak)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,14 +19,16 @@ from typing import Any, NoReturn
 import yaml
 from pydantic import ValidationError
 
-from kinema_api import fit, geometry
+from kinema_api import fit, geometry, refusal
 from kinema_api.buckets import Geometry
 from kinema_api.catalogue import Entry, entry
 from kinema_api.exits import Exit, StageError
 from kinema_api.job import JobSpec, Task
-from kinema_api.memory import bytes_of, gib
-from kinema_api.plan import settings_of
+from kinema_api.layout import Sizes
+from kinema_api.memory import Work, bytes_of, estimate, gib
+from kinema_api.pipeline import settings_of
 from kinema_api.pool import Accelerator
+from kinema_api.refusal import PlanError
 from kinema_api.settings import ClipVideo, TrainSettings
 from kinema_api.stage import TrainConfig, load_config
 
@@ -104,8 +106,8 @@ def make(request: Request, *, rank: int = 0, whole: bool = False, step_seconds: 
     from kinema_trainer.numbers.counting import Operations, operations
     from kinema_trainer.planning.rehearsal import rehearse, total
 
-    clips = largest_pass(request)
-    found = rehearse(model, settings, task=request.task, clips=clips, world=request.world, rank=rank, whole=whole)
+    clips, heavy = largest_pass(request), heaviest_pass(request, sizes)
+    found = rehearse(model, settings, task=request.task, clips=heavy, world=request.world, rank=rank, whole=whole)
     family, vae = adapter(model), model.vae
     one = Operations()
     for clip in clips:
@@ -126,7 +128,7 @@ def make(request: Request, *, rank: int = 0, whole: bool = False, step_seconds: 
         memory=parts,
         memory_total=total(found.peak),
         checkpoint_host=_copied(settings, trained=found.trained) if settings.checkpoint.asynchronous else 0,
-        clips=f"{len(clips)} x {clips[0]} (frames x height x width)",
+        clips=f"{_said(clips)} (frames x height x width)",
         samples_per_step=len(clips) * passes,
         tokens_per_step=tokens * passes,
         model_tflop_per_step=mine / 1e12,
@@ -134,16 +136,29 @@ def make(request: Request, *, rank: int = 0, whole: bool = False, step_seconds: 
         steps=settings.steps,
         seconds=seconds,
         tflops_per_second=None if step_seconds is None else mine / 1e12 / step_seconds,
-        notes=[*_notes(settings)],
+        notes=[*_notes(settings), *([f"memory is that of a pass of {_said(heavy)}"] if heavy != clips else [])],
     )
 
 
 def largest_pass(request: Request) -> list[Geometry]:
-    """The clips of the forward pass that has most tokens."""
-    shapes = geometry.geometries(request.video)
+    """The clips of the forward pass that has most tokens; of several such, of the longest clips, which take longest."""
+    return _pass(request, lambda work: (work.tokens, -work.clips))
+
+
+def heaviest_pass(request: Request, sizes: Sizes) -> list[Geometry]:
+    """The clips of the forward pass that takes most memory: many short ones may, with a caption each."""
+    return _pass(request, lambda work: estimate(request.model, request.settings, sizes=sizes, work=work).total)
+
+
+def _pass(request: Request, size: Callable[[Work], Any]) -> list[Geometry]:
+    """The clips of the largest of the passes that each geometry makes."""
     works = fit.works(request.model, request.settings, request.video)
-    index = max(range(len(works)), key=lambda at: works[at].tokens)
-    return [shapes[index]] * works[index].clips
+    shape, work = max(zip(geometry.geometries(request.video), works, strict=True), key=lambda pair: size(pair[1]))
+    return [shape] * work.clips
+
+
+def _said(clips: Sequence[Geometry]) -> str:
+    return f"{len(clips)} x {clips[0]}"
 
 
 def _copied(settings: TrainSettings, *, trained: int) -> int:
@@ -222,8 +237,12 @@ def read(path: Path, *, devices_per_node: int | None = None, nodes: int | None =
 
 
 def _of_job(spec: JobSpec, pool: dict[str, Any] | None, *, devices_per_node: int | None, nodes: int | None) -> Request:
-    model = entry(spec.model.name)
-    stages = settings_of(spec, model)
+    try:
+        model = entry(spec.model.name)
+        stages = settings_of(spec, model)
+        refusal.check(spec, stages, model)
+    except PlanError as error:
+        raise StageError(Exit.USER, str(error)) from None
     of_pool = None if pool is None else pool["spec"].get("devicesPerNode")
     devices = devices_per_node or stages.train.devices_per_node or of_pool
     if devices is None:
@@ -255,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         request = read(options.file, devices_per_node=options.devices_per_node, nodes=options.nodes)
-        memory = None if options.device_memory is None else bytes_of(options.device_memory)
+        memory = _memory(options.device_memory)
         if memory is not None:
             _check_memory(request, memory)
         plan = make(request, rank=options.rank, whole=options.whole, step_seconds=options.step_seconds)
@@ -267,6 +286,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"kinema-trainer: {gib(plan.memory_total)} do not fit into {gib(memory)}", file=sys.stderr)
         return int(Exit.USER)
     return int(Exit.OK)
+
+
+def _memory(written: str | None) -> int | None:
+    try:
+        return None if written is None else bytes_of(written)
+    except ValueError as error:
+        raise StageError(Exit.USER, f"--device-memory: {error}") from None
 
 
 def _check_memory(request: Request, memory: int) -> None:
