@@ -111,11 +111,19 @@ def _ways_out(model: Entry, train: TrainSettings, passes: list[Work], place: Pla
     assert place.memory is not None
     limit = place.memory
 
+    # Where one pass is too large the others are not looked at: of a thousand processes there are thousands of layouts.
+    largest_first = sorted(passes, key=lambda work: -work.tokens)
+
+    def fits(settings: TrainSettings, sizes: Sizes) -> bool:
+        return all(
+            estimate(model, settings, sizes=sizes, work=work, accelerator=place.accelerator).total <= limit
+            for work in largest_first
+        )
+
     def nearest(settings: TrainSettings) -> tuple[Sizes, Estimate] | None:
         for sizes in by_distance(settings.layout, world=place.world, model=widths(model)):
-            need = needed(model, settings, sizes=sizes, passes=passes, place=place)
-            if need.total <= limit:
-                return sizes, need
+            if fits(settings, sizes):
+                return sizes, needed(model, settings, sizes=sizes, passes=passes, place=place)
         return None
 
     found = nearest(train)

@@ -47,9 +47,16 @@ TABLE_ROWS = 6
 
 
 def bytes_of(quantity: str) -> int:
-    """The bytes of a Kubernetes quantity such as 80Gi."""
-    digits = quantity.rstrip("mkMGTPi")
-    return int(float(digits) * _UNITS[quantity[len(digits) :]])
+    """The bytes of a Kubernetes quantity such as 80Gi.
+
+    Raises:
+        ValueError: it is none.
+    """
+    digits = quantity.rstrip("".join(_UNITS))
+    try:
+        return int(float(digits) * _UNITS[quantity[len(digits) :]])
+    except (KeyError, ValueError):
+        raise ValueError(f"{quantity} is no amount of memory; write for instance 80Gi") from None
 
 
 @dataclass(frozen=True)

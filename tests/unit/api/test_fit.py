@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kinema_api import fit
+from kinema_api import fit, plan, refusal
 from kinema_api.buckets import Bucket
 from kinema_api.catalogue import Entry, entry
 from kinema_api.exits import Exit, StageError
@@ -18,10 +19,12 @@ from kinema_api.fit import FitError, Place
 from kinema_api.inputs import Dataset, Storage, Weights
 from kinema_api.job import JobSpec, Task
 from kinema_api.memory import bytes_of
-from kinema_api.plan import PlanError, freeze
+from kinema_api.plan import freeze
 from kinema_api.pool import Accelerator, PoolSpec
+from kinema_api.refusal import PlanError
 from kinema_api.settings import ClipVideo, FeaturesSettings, PrepareSettings, TrainSettings
 from kinema_api.stage import CheckConfig, JobRef, TrainingPlace
+from kinema_operator.conditions import REASONS
 from kinema_stage.context import make_context
 from kinema_stage.stages import check
 
@@ -176,8 +179,35 @@ def test_a_thousand_processes_are_answered_at_once() -> None:
     assert time.monotonic() - began < SECONDS
 
 
+def test_every_reason_of_a_refusal_is_documented() -> None:
+    """Each is written out where it is raised."""
+    sources = [Path(str(module.__file__)).read_text() for module in (fit, plan, refusal)]
+    reasons = {name for text in sources for name in re.findall(r'(?:Plan|Fit)Error\(\s*"(\w+)"', text)}
+    assert {"InvalidLayout", "InvalidAttention", "SampleNotSupported"} <= reasons
+    assert reasons <= set(REASONS)
+
+
+def test_a_thousand_processes_and_many_buckets_are_answered_at_once() -> None:
+    buckets = [Bucket(frames=17 + 4 * number, height=480, width=832, batch=64 - number) for number in range(64)]
+    began = time.monotonic()
+    with pytest.raises(FitError, match="no layout of 6400 processes holds it"):
+        fit.check(
+            entry("wan2.1-t2v-14b"),
+            TrainSettings(),
+            ClipVideo(buckets=buckets),
+            Place(world=6400, memory=bytes_of("1Gi")),
+        )
+    assert time.monotonic() - began < SECONDS
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("80Gi", 80 << 30), ("512Mi", 512 << 20), ("1.5G", 1_500_000_000), ("7", 7)]
 )
 def test_quantities_are_bytes(text: str, size: int) -> None:
     assert bytes_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["80GB", "80 Gi", "many", "", "Gi"])
+def test_what_is_no_quantity_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="write for instance 80Gi"):
+        bytes_of(text)
