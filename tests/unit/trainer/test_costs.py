@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kinema_api.catalogue import entry
+from kinema_api.catalogue import entry, model_names
 from kinema_api.packing import Cost
 from kinema_trainer.data.costs import Measured, Table, predicted, tokens
 from kinema_trainer.models import adapter
@@ -19,8 +19,9 @@ def test_tokens_follow_from_the_shape() -> None:
 
 
 @pytest.mark.parametrize("shape", [(16, 1, 60, 104), (16, 21, 60, 104), (16, 21, 90, 160)])
-def test_the_predicted_cost_is_that_of_the_operations(shape: tuple[int, int, int, int]) -> None:
-    model = entry("wan2.1-t2v-1.3b")
+@pytest.mark.parametrize("name", model_names())
+def test_the_predicted_cost_is_that_of_the_operations(name: str, shape: tuple[int, int, int, int]) -> None:
+    model = entry(name)
     cost = predicted(model).of(tokens(shape, patch=model.transformer.patch))
     assert 3e12 * cost == pytest.approx(adapter(model).flops(model, shape), rel=1e-9)
 

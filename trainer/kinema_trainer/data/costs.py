@@ -34,10 +34,12 @@ def predicted(model: Entry) -> Cost:
     Those that a family's FLOPs count, see `kinema_trainer.models.wan`; proportions are all that matters here.
     """
     dims, text = model.transformer, model.text_length
-    hidden, scale = dims.hidden, 1e-12
-    block = 12 * hidden**2 + 4 * text * hidden + 4 * hidden * dims.ffn
+    image, features = (0, 0) if model.image is None else (model.image.given, model.image.width)
+    hidden, scale, keys = dims.hidden, 1e-12, text + image
+    block = 12 * hidden**2 + 4 * keys * hidden + 4 * hidden * dims.ffn
     ends = 2 * hidden * math.prod(dims.patch) * (dims.in_channels + model.vae.channels)
-    clip = dims.layers * 4 * text * hidden**2 + 2 * text * (dims.text_dim * hidden + hidden**2)
+    embedded = 2 * text * (dims.text_dim * hidden + hidden**2) + 2 * image * (features**2 + features * hidden)
+    clip = dims.layers * 4 * keys * hidden**2 + embedded
     return Cost(
         quadratic=4 * hidden * dims.layers * scale, linear=(dims.layers * block + ends) * scale, clip=clip * scale
     )
