@@ -12,6 +12,11 @@ from kinema_api.base import Model
 LayerName = Annotated[str, Field(min_length=1, max_length=127, pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
 
 
+def ends_with(name: str, end: str) -> bool:
+    """Whether a layer is meant by a target: its name, or the last parts of it."""
+    return name == end or name.endswith(f".{end}")
+
+
 class Lora(Model):
     """Train low-rank additions to some of the linear layers; the pretrained weights stay as they are."""
 

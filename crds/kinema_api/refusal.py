@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from kinema_api import geometry
 from kinema_api.buckets import Geometry
-from kinema_api.catalogue import Entry
+from kinema_api.catalogue import Entry, linears
 from kinema_api.inputs import NOWHERE, DatasetFormat
 from kinema_api.job import JobSpec, Task
 from kinema_api.locations import check_address
+from kinema_api.lora import ends_with
 from kinema_api.names import Stage
 from kinema_api.overrides import refusals
 from kinema_api.pipeline import OPTIONAL_STAGES, stage_settings
@@ -42,6 +43,7 @@ def check(spec: JobSpec, stages: Stages, model: Entry) -> None:
     _check_stages(stages)
     _check_masks(spec, model, stages)
     _check_sample(spec, model, stages)
+    _check_lora(model, stages)
     _check_data(spec, stages, model)
     for field, location in (
         ("dataset", spec.dataset),
@@ -72,6 +74,22 @@ def _check_sample(spec: JobSpec, model: Entry, stages: Stages) -> None:
             f"spec.stages.sample.enabled: {model.pipeline} cannot be given the leading frames of v2v; remove the line,"
             " and let training generate videos with stages.train.validation.samples.everySteps",
         )
+
+
+def _check_lora(model: Entry, stages: Stages) -> None:
+    lora = stages.train.lora
+    names = [
+        name.replace("*", str(block))
+        for name in linears(model)
+        for block in range(model.transformer.layers if "*" in name else 1)
+    ]
+    for end in lora.targets if lora.enabled and names else ():
+        if not any(ends_with(name, end) for name in names):
+            kinds = sorted({name.removeprefix("blocks.*.") for name in linears(model)})
+            raise PlanError(
+                "InvalidLora",
+                f"spec.stages.train.lora.targets: no linear layer's name ends with {end}; there are {', '.join(kinds)}",
+            )
 
 
 def _check_masks(spec: JobSpec, model: Entry, stages: Stages) -> None:

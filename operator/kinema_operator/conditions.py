@@ -36,6 +36,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "NotEnoughDevices": "a node of the pool has too few devices; the job waits",
         "InvalidVideo": "frames or size do not fit the model",
         "InvalidMasks": "clean frames do not fit the task, or their shares add up to more than 1",
+        "InvalidLora": "low-rank additions are asked for where the model has no such layer",
         "InvalidPacking": "packs cannot hold every clip",
         "InvalidAttention": "the pool's accelerator, or the number format, has no such kernel of attention",
         "InvalidSchedule": "the schedule does not fit the number of steps",

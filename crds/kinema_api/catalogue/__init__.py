@@ -24,6 +24,7 @@ __all__ = [
     "VideoVae",
     "entry",
     "families",
+    "linears",
     "model_names",
 ]
 
@@ -135,6 +136,10 @@ class Family(Model):
     """The family's name."""
     sources: tuple[str, ...] = ()
     """Where the numbers come from."""
+    linears: tuple[str, ...] = ()
+    """Names of the transformer's linear layers, `*` for the number of a block; empty where nobody has listed them."""
+    image_linears: tuple[str, ...] = ()
+    """Those that only models with an image encoder have."""
     models: dict[ModelName, dict[str, Any]]
     """Each model's entry, by name."""
 
@@ -164,6 +169,14 @@ def families() -> tuple[Family, ...]:
 @cache
 def _entries() -> dict[str, Entry]:
     return {entry.name: entry for family in families() for entry in family.entries()}
+
+
+def linears(model: Entry) -> tuple[str, ...]:
+    """The names of a model's linear layers, `*` for the number of a block; empty where its family does not tell."""
+    family = next((family for family in families() if family.family == model.family), None)
+    if family is None:
+        return ()
+    return (*family.linears, *(family.image_linears if model.image is not None else ()))
 
 
 def model_names() -> tuple[str, ...]:

@@ -175,6 +175,17 @@ REFUSED: dict[str, tuple[Spec, str, str]] = {
             " set it to at most 20"
         ),
     ),
+    "low-rank additions to a layer that is not there": (
+        job(stages={"train": {"lora": {"enabled": True, "targets": ["attn1.to_q", "blocks.3.ffn.net.2", "to_qkv"]}}}),
+        "InvalidLora",
+        (
+            "spec.stages.train.lora.targets: no linear layer's name ends with to_qkv; there are attn1.to_k,"
+            " attn1.to_out.0, attn1.to_q, attn1.to_v, attn2.to_k, attn2.to_out.0, attn2.to_q, attn2.to_v,"
+            " condition_embedder.text_embedder.linear_1, condition_embedder.text_embedder.linear_2,"
+            " condition_embedder.time_embedder.linear_1, condition_embedder.time_embedder.linear_2,"
+            " condition_embedder.time_proj, ffn.net.0.proj, ffn.net.2, proj_out"
+        ),
+    ),
     "a layout that does not divide": (
         job(defaults={"pool": "cpu", "devicesPerNode": 2}, stages={"train": {"layout": {"tensor": 3}}}),
         "InvalidLayout",

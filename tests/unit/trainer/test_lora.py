@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
+from kinema_api.catalogue import entry, linears, model_names
 from kinema_api.exits import Exit, StageError
 from kinema_api.lora import Lora
 from kinema_trainer import tiny
 from kinema_trainer.batch import Example
+from kinema_trainer.models.configs import config
 from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.optim import lora
 from kinema_trainer.parallel.mesh import Mesh
@@ -172,3 +175,14 @@ def test_optimizer_and_average_hold_the_additions_alone(tmp_path: Path) -> None:
     adam.step()
     changed = {name for name, parameter in made.named_parameters() if not torch.equal(parameter, before[name])}
     assert changed == {name for name, parameter in made.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_the_catalogue_knows_every_linear_layer(name: str) -> None:
+    """A target that is none of them is refused before anything runs."""
+    spec = entry(name)
+    with torch.device("meta"):
+        built = ADAPTER.build(config(spec))
+    found = {re.sub(r"^blocks\.\d+\.", "blocks.*.", path) for path, module in built.named_modules()
+             if isinstance(module, torch.nn.Linear)}  # fmt: skip
+    assert set(linears(spec)) == found

@@ -3,7 +3,7 @@
 
 peft makes the layers; what they compute is here, since a layer may have part of its matrices only. Tensor parallelism
 cuts the factor that lies on the cut side of W, and every process has all of the other one: its gradient is the sum over
-the tensor processes, which `exchange.shared` gives in the backward pass. Nothing has to be added up afterwards.
+the tensor processes, which `exchange.shared_factor` gives in the backward pass. Nothing has to be added up afterwards.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.nn import functional
 
 from kinema_api.exits import Exit, StageError
-from kinema_api.lora import Lora
+from kinema_api.lora import Lora, ends_with
 from kinema_trainer.parallel import exchange
-from kinema_trainer.parallel.collectives import Axis, Use
+from kinema_trainer.parallel.collectives import Axis
 from kinema_trainer.parallel.mesh import Mesh
 
 ADAPTER = "default"
@@ -88,7 +88,7 @@ def targets(model: nn.Module, ends: Sequence[str]) -> list[str]:
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     found: dict[str, None] = {}
     for end in ends:
-        matches = [name for name in linear if name == end or name.endswith(f".{end}")]
+        matches = [name for name in linear if ends_with(name, end)]
         if not matches:
             kinds = sorted({name.split(".", 2)[2] for name in linear if name.startswith("blocks.")})
             raise StageError(
@@ -131,9 +131,9 @@ def addition(layer: Any, rows: Tensor) -> Tensor:
     place: _Place = layer.kinema_place
     first, second = _local(layer.lora_A[ADAPTER].weight), _local(layer.lora_B[ADAPTER].weight)
     if place.cut == 0:
-        first = exchange.shared(first, place.axis, use=Use.ADDITION)
+        first = exchange.shared_factor(first, place.axis)
     elif place.cut == 1:
-        second = exchange.shared(second, place.axis, use=Use.ADDITION)
+        second = exchange.shared_factor(second, place.axis)
     if layer.training and hasattr(layer, _KEEP):
         rows = rows * layer.keep.to(rows.dtype)
     return functional.linear(functional.linear(rows, first), second) * layer.scaling[ADAPTER]
