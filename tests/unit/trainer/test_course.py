@@ -8,6 +8,7 @@ import json
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -214,6 +215,21 @@ def test_another_course_is_not_gone_on_with(other: object, what: str) -> None:
     with pytest.raises(StageError, match=what) as caught:
         other().check(frozen)
     assert caught.value.code is Exit.USER
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_version_that_orders_or_packs_otherwise_does_not_go_on(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = json.loads(json.dumps(make(mode, mixed(37)).frozen()))
+    make(mode, mixed(37)).check(frozen)
+    with monkeypatch.context() as patch:
+        original = torch.randperm
+        patch.setattr(torch, "randperm", lambda size, **given: original(size, **given).flip(0))
+        with pytest.raises(StageError, match="by another version of the image"):
+            make(mode, mixed(37)).check(frozen)
+    if mode == "packed":
+        monkeypatch.setattr(module, "balanced", lambda tokens, costs, budget: [[place] for place in range(len(tokens))])
+        with pytest.raises(StageError, match="by another version of the image"):
+            make(mode, mixed(37)).check(frozen)
 
 
 def test_the_batches_of_buckets_are_fixed_those_of_one_shape_are_not() -> None:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -15,10 +17,12 @@ from kinema_api.exits import Exit, StageError
 from kinema_api.inputs import Weights
 from kinema_api.stage import TrainConfig
 from kinema_api.validation import TrainingSamples, Validation
+from kinema_trainer.data.feed import Features
 from kinema_trainer.data.heldout import held_out
 from kinema_trainer.data.reader import Loader, pad
 from kinema_trainer.data.shards import ShardIndex
 from kinema_trainer.evaluation import previews, validation
+from kinema_trainer.evaluation.judging import Bench, make_judge
 from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.parallel.mesh import Mesh
 
@@ -112,6 +116,40 @@ def test_held_out_clips_are_never_trained_on_and_are_counted(
     assert set(seen) == set(keys) - away
     (event,) = [event for event in lines(engine, config, "events.jsonl") if event["event"] == "clips"]
     assert (event["trained"], event["held_out"]) == (3, 2)
+
+
+def test_held_out_clips_are_read_when_they_are_tried(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be more of them than memory holds."""
+    config = engine.config(validation={"everySteps": 1, "clips": 3})
+    features = Features.open(config, workspace=engine.workspace)
+    read: list[int] = []
+    original = ShardIndex.__getitem__
+
+    def getitem(self: ShardIndex, index: int) -> Any:
+        read.append(index)
+        return original(self, index)
+
+    monkeypatch.setattr(ShardIndex, "__getitem__", getitem)
+    nothing: Any = SimpleNamespace(leads=False)
+    validator = make_judge(
+        Bench(
+            config=config,
+            workspace=engine.workspace,
+            features=features,
+            adapter=ADAPTER,
+            model=nothing,
+            mesh=Mesh(),
+            team=nothing,
+            device=torch.device("cpu"),
+            interrupted=lambda: False,
+            moved=lambda: None,
+            held_up=contextlib.nullcontext,
+        )
+    ).validator
+    assert validator is not None and len(validator.clips) == 3 and read == []
+    keys = [validator.clips[number].key for number in range(3) for _ in SIGMAS]
+    assert keys[:: len(SIGMAS)] == [features.samples.keys[place] for place in features.held]
+    assert read == list(features.held), "once for all noise levels"
 
 
 def test_judging_changes_nothing_in_the_run(engine: Engine, train: Train) -> None:

@@ -11,6 +11,7 @@ says where a run stands whatever the number of processes that brought it there, 
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import itertools
 import struct
@@ -139,6 +140,7 @@ class Course:
         self._windows = max(1, len(table) // size)
         self._permutation = lru_cache(maxsize=2)(self._permute)
         self._window = lru_cache(maxsize=4)(self._cut)
+        self._starts = lru_cache(maxsize=4)(self._begin)
 
     def _check(self) -> None:
         if self._packing is None:
@@ -169,6 +171,7 @@ class Course:
             "packing": self._packing.tokens if self._packing is not None else None,
             # Batches of one shape have no borders of their own: another size goes on anywhere.
             "batches": None if uniform else [[list(shape), self._batches[shape]] for shape in self._shapes],
+            "beginning": self._beginning,
         }
 
     def frozen(self) -> dict[str, Any]:
@@ -187,6 +190,7 @@ class Course:
             "seed": "stages.train.seed",
             "packing": "stages.train.packing.tokens",
             "batches": "the batches of the buckets",
+            "beginning": "the order or the packs that follow from all this, by another version of the image",
         }
         mine = self._frozen
         for name, what in words.items():
@@ -196,6 +200,13 @@ class Course:
                     f"the checkpoint was written with another value of {what} ({frozen[name]}, now {mine[name]}):"
                     " clips would be left out or repeated; give the run another name, or undo the change",
                 )
+
+    @property
+    def _beginning(self) -> str:
+        """A digest of how the first epoch begins: another library that drew or packed otherwise would show in it."""
+        rows = self._permutation(0)[: self._border(1)].tolist()
+        packs = [] if self._uniform else [[slot.position for slot in pack.slots] for pack in self._window(0, 0)]
+        return hashlib.sha256(repr((rows, packs)).encode()).hexdigest()[:20]
 
     @property
     def _uniform(self) -> bool:
@@ -240,17 +251,15 @@ class Course:
 
     def _from(self, epoch: int, window: int, start: int) -> Iterator[Pack]:
         """The packs of a window from a position on."""
-        at = epoch * self.size + self._border(window)
-        for pack in self._window(epoch, window):
-            if at >= start:
-                yield pack
-            at += len(pack.slots)
-            if at > start > at - len(pack.slots):
-                raise StageError(
-                    Exit.USER,
-                    f"position {start} lies within a pack: the checkpoint was written with other packs or batches;"
-                    " give the run another name, or undo the change",
-                )
+        packs, starts = self._window(epoch, window), self._starts(epoch, window)
+        first = bisect.bisect_left(starts, start)
+        if first < len(starts) and starts[first] != start:
+            raise StageError(
+                Exit.USER,
+                f"position {start} lies within a pack: the checkpoint was written with other packs or batches;"
+                " give the run another name, or undo the change",
+            )
+        yield from packs[first:]
 
     def _border(self, window: int) -> int:
         return window * self.size // self._windows
@@ -273,6 +282,11 @@ class Course:
             groups = alike([self.table.shapes[row] for row in rows], self._batches)
         start = epoch * self.size + first
         return tuple(self._pack(start + place for place in group) for group in groups)
+
+    def _begin(self, epoch: int, window: int) -> tuple[int, ...]:
+        """The position at which each pack of a window begins, and the one at which the last ends."""
+        counts = (len(pack.slots) for pack in self._window(epoch, window))
+        return tuple(itertools.accumulate(counts, initial=epoch * self.size + self._border(window)))
 
     def _pack(self, positions: Iterable[int]) -> Pack:
         slots: list[Slot] = []

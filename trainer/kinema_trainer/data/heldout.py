@@ -26,8 +26,9 @@ def held_out(keys: Sequence[str], settings: Validation) -> tuple[int, ...]:
     """
     if not settings.every_steps:
         return ()
-    order = sorted(range(len(keys)), key=lambda place: (mark(keys[place]), keys[place]))
-    below = sum(mark(key) < settings.share for key in keys)
+    marks = [mark(key) for key in keys]
+    order = sorted(range(len(keys)), key=lambda place: (marks[place], keys[place]))
+    below = sum(found < settings.share for found in marks)
     count = settings.clips if settings.clips is not None else max(1, below)
     if count >= len(keys):
         raise StageError(

@@ -56,6 +56,20 @@ class Cache:
         return sample
 
 
+class Chosen(Sequence[Sample]):
+    """Some of the samples, in the order of their places; each is read when asked for."""
+
+    def __init__(self, samples: Sequence[Sample] | Cache, places: Sequence[int]) -> None:
+        self._samples = samples
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # slices have no use here
+        return self._samples[self._places[index]]
+
+
 def _bytes(sample: Sample) -> int:
     given = (tensor.nbytes for tensor in (sample.condition, sample.image) if tensor is not None)
     return sample.latents.nbytes + sample.text.nbytes + sum(given)

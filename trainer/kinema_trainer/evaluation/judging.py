@@ -17,7 +17,7 @@ from kinema_api.stage import TrainConfig
 from kinema_stage.weights import fetch
 from kinema_stage.workspace import Workspace
 from kinema_trainer.data.feed import Features
-from kinema_trainer.data.reader import pad
+from kinema_trainer.data.reader import Cache, Chosen, pad
 from kinema_trainer.encoding.encoders import Encoders
 from kinema_trainer.evaluation.previews import Previewer, Scene, given_by, plan
 from kinema_trainer.evaluation.validation import UNWEIGHTED, Examples, Validator
@@ -27,6 +27,9 @@ from kinema_trainer.parallel.mesh import Mesh
 from kinema_trainer.spread import DTYPES, Team
 
 logger = logging.getLogger(__name__)
+
+HELD_BYTES = 64 << 20
+"""Of held-out clips that are kept in memory: a clip is tried at all noise levels in a row, and there may be many."""
 
 
 def nothing_to_say(step: int) -> dict[str, float]:
@@ -113,7 +116,7 @@ def _validator(bench: Bench) -> Validator:
         logger.info("held out %d of %d clips for validation; they are never trained on", len(held), total)
     return Validator(
         settings=config.settings.validation,
-        clips=[bench.features.samples[place] for place in held],
+        clips=Chosen(Cache(bench.features.samples, limit=HELD_BYTES), held),
         examples=bench.examples,
         adapter=bench.adapter,
         model=bench.model,
