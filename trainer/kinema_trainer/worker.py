@@ -153,11 +153,12 @@ def train(
     root = artifact_of(config)
     layout = ParallelLayout.of(settings.layout, world=team.world, model=widths(config.model))
     mesh = Mesh.make(layout, device=here.device.type, wrap=spread.wrapped(settings.precision))
+    model = outline(config, workspace=workspace, mesh=mesh)
     split = Split(rank=layout.data_rank(team.rank), world=layout.data, accumulate=settings.accumulate)
     found = resume_point(config, workspace=workspace, team=team)
     features = Features.open(config, workspace=workspace)
     loader = make_loader(config, features=features, split=split, found=found)
-    run = Run.prepare(config, workspace=workspace, found=found, here=here, team=team, mesh=mesh)
+    run = Run.prepare(config, model, workspace=workspace, found=found, here=here, team=team)
     log = None
     if team.leads:
         log = RunLog(workspace, config.run, step=run.position.step, attempt=config.attempt)
@@ -288,23 +289,44 @@ def resume_point(config: TrainConfig, *, workspace: Workspace, team: Team) -> fo
     """The checkpoint to go on from, the same in every process; the leader clears away what cannot be used."""
     root = artifact_of(config)
     complete: list[folders.Found] = team.tell(folders.complete(workspace, root) if team.leads else None)
-    found: folders.Found | None = None
-    while complete and found is None:
-        last = complete.pop()
+    for last in reversed(complete):
+        if last.manifest.details["config"] != config_digest(config):
+            raise StageError(
+                Exit.USER,
+                f"{workspace.uri(last.folder)} was written with another model, dataset, seed or objective: give the run"
+                " another name, or delete the checkpoints",
+            )
         damaged = folders.damaged(workspace, last, rank=team.rank, world=team.world)
         if damaged:
             folders.tell_damage(last, damaged)
         if team.total([float(len(damaged))]) == [0.0]:
-            found = last
-    if team.leads:
-        folders.remove_rest(workspace, root, found)
-    if found is not None and found.manifest.details["config"] != config_digest(config):
+            if team.leads:
+                folders.remove_rest(workspace, root, last)
+            return last
+    lost = team.tell(len(folders.recorded(workspace, root)) if team.leads else None)
+    if lost:
+        # Whoever trained for weeks would rather mend a volume than find the run at its first step again.
         raise StageError(
-            Exit.USER,
-            f"{workspace.uri(found.folder)} was written with another model, dataset, seed or objective: give the run"
-            " another name, or delete the checkpoints",
+            Exit.STORAGE,
+            f"{workspace.uri(root)}: none of the {lost} checkpoints has the content that was written; mend the volume,"
+            " or delete them to train from the beginning",
         )
-    return found
+    if team.leads:
+        folders.remove_rest(workspace, root, None)
+    return None
+
+
+def outline(config: TrainConfig, *, workspace: Workspace, mesh: Mesh) -> nn.Module:
+    """The model, spread, on the meta device: what cannot be trained as asked is refused before any data is touched.
+
+    Raises:
+        StageError: it cannot, or there are no converted weights.
+    """
+    start = artifact_folder(Stage.CONVERT, config.convert_key)
+    if published(workspace, start) is None:
+        raise StageError(Exit.STORAGE, f"{workspace.uri(start)} is not complete: run the convert stage first")
+    read = read_config(workspace.fetch(start, CONFIG))
+    return spread.outline(adapter(config.model), read, mesh=mesh, settings=config.settings)
 
 
 class Run:
@@ -327,23 +349,19 @@ class Run:
     def prepare(
         cls,
         config: TrainConfig,
+        outlined: nn.Module,
         *,
         workspace: Workspace,
         found: folders.Found | None,
         here: device.Device,
         team: Team,
-        mesh: Mesh,
     ) -> Run:
-        """Build everything and load it from a checkpoint of the run, or from the converted weights."""
+        """Give an outlined model its memory, and load all from a checkpoint of the run, or from converted weights."""
         settings = config.settings
-        start = artifact_folder(Stage.CONVERT, config.convert_key)
-        if published(workspace, start) is None:
-            raise StageError(Exit.STORAGE, f"{workspace.uri(start)} is not complete: run the convert stage first")
         family = adapter(config.model)
-        read = read_config(workspace.fetch(start, CONFIG))
-        model = spread.build(family, read, device=here, mesh=mesh, settings=settings)
+        model = spread.fill(family, outlined, device=here)
         if found is None or settings.lora.enabled:
-            saver.load(workspace, start, lora.pretrained(model))
+            saver.load(workspace, artifact_folder(Stage.CONVERT, config.convert_key), lora.pretrained(model))
         if settings.lora.enabled:
             lora.initialise(model, seed=settings.seed)
         adam = optimizer.make_optimizer(model, settings.optimizer, fused=here.fused_optimizer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from kinema_stage.artifact import Manifest
 from kinema_stage.pace import NEVER
 from kinema_stage.watchdog import Watchdog
 from kinema_trainer import loop
-from kinema_trainer.checkpoints import dcp, lora_file, saver, staging
+from kinema_trainer.checkpoints import dcp, folders, lora_file, saver, staging
 from kinema_trainer.checkpoints.folders import Position, complete, folder_of, newest
 from kinema_trainer.checkpoints.saver import Saver
 from kinema_trainer.checkpoints.weights import read_config, read_into
@@ -405,6 +406,51 @@ def test_a_corrupt_checkpoint_of_the_right_size_is_passed_over(
     assert "step-00000005 is damaged (__0_0.distcp)" in caplog.text
     assert losses(engine, config) == losses(engine, whole)
     assert difference(trained(engine, config), trained(engine, whole)) == 0
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(engine: Engine, train: Train) -> None:
+    config = engine.config(steps=4)
+    train(engine, config)
+    root = engine.workspace.local(f"{config.run}/checkpoints")
+    files = sorted(root.rglob("*.distcp"))
+    assert len(files) == 2
+    for file in files:
+        file.write_bytes(bytes(file.stat().st_size))
+    with pytest.raises(StageError, match="none of the 2 checkpoints has the content that was written") as caught:
+        train(engine, engine.config(steps=6))
+    assert caught.value.code is Exit.STORAGE
+    assert sorted(root.rglob("*.distcp")) == files
+    for folder in root.iterdir():
+        shutil.rmtree(folder)
+    train(engine, engine.config(steps=6))
+    assert len(losses(engine, config)) == 6
+
+
+def test_another_recipe_is_refused_before_a_checkpoint_is_read(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(engine, engine.config(steps=2))
+    monkeypatch.setattr(folders, "file_digest", lambda *_, **__: pytest.fail("a checkpoint is read"))
+    with pytest.raises(StageError, match="another model, dataset, seed or objective"):
+        train(engine, engine.config(steps=4, seed=5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"lora": {"enabled": True, "targets": ["to_qq"]}}, "no linear layer's name ends with to_qq"),
+        ({"recompute": {"mode": "selective", "save": ["aten.nothing.default"]}}, "aten.nothing.default"),
+    ],
+    ids=["targets", "operations"],
+)
+def test_what_cannot_be_trained_so_is_refused_before_data_is_touched(
+    engine: Engine, train: Train, settings: dict[str, Any], says: str
+) -> None:
+    shutil.rmtree(engine.workspace.local("artifacts/features"))
+    with pytest.raises(StageError, match=re.escape(says)) as caught:
+        train(engine, engine.config(**settings))
+    assert caught.value.code is Exit.USER
+    assert not engine.workspace.local(engine.config().run).exists()
 
 
 @pytest.mark.parametrize("ema", [False, True])
