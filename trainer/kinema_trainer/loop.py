@@ -138,10 +138,12 @@ class Trainer:
         )
         set_learning_rate(self.optimizer, rate)
         lora.begin_step(self.model, self.settings.lora, seed=self.settings.seed, step=step)
-        plan = self.loader.step(self.position.consumed)
+        with self.ledger.during(Activity.DATA), self.watch.during(Phase.DATA):
+            plan = self.loader.step(self.position.consumed)
         losses: list[torch.Tensor] = []
         for micro in range(self.settings.accumulate):
-            (stops,) = self.team.total([float(self.interrupted.is_set())])
+            with self.watch.during(Phase.WAIT):
+                (stops,) = self.team.total([float(self.interrupted.is_set())])
             if stops:
                 self.optimizer.zero_grad(set_to_none=True)
                 return None
@@ -152,7 +154,8 @@ class Trainer:
             norm = clip(self.model.parameters(), limit=self.settings.optimizer.clip_norm)
         # Processes that predict the same tokens have the same loss, which counts once.
         counted = float(sum(losses)) if self.mesh.layout.speaks(self.mesh.rank) else 0.0
-        (mean,) = self.team.total([counted])
+        with self.watch.during(Phase.WAIT):
+            (mean,) = self.team.total([counted])
         self._check(step=step, loss=mean, norm=norm)
         if self.saver.copying:
             with self._held_up():

@@ -19,6 +19,8 @@ class Phase(Word):
 
     DATA = "data"
     """The loop waits for the next batch."""
+    WAIT = "wait"
+    """The loop waits for the other processes, to agree whether to go on and on the loss."""
     FORWARD = "forward"
     BACKWARD = "backward"
     OPTIMIZER = "optimizer"
@@ -27,7 +29,7 @@ class Phase(Word):
     """The loop is held up by a checkpoint."""
 
 
-HOST = frozenset({Phase.DATA, Phase.CHECKPOINT})
+HOST = frozenset({Phase.DATA, Phase.WAIT, Phase.CHECKPOINT})
 """Phases in which the host waits: its clock times them, whatever the device does meanwhile."""
 
 

@@ -112,7 +112,15 @@ def test_a_pack_takes_what_its_samples_take_without_padding(model: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "tera"),
-    [("NVIDIA H100 80GB HBM3", 989.4), ("NVIDIA A100-SXM4-80GB", 312), ("cpu", None), ("Ascend910B3", None)],
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835.5),
+        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", None),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("cpu", None),
+        ("Ascend910B3", None),
+    ],
 )
 def test_only_known_devices_have_a_peak(name: str, tera: float | None) -> None:
     peak = Device(device=torch.device("cpu"), backend="gloo", name=name).peak_flops

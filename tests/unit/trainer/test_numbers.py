@@ -19,11 +19,13 @@ from kinema_trainer.data.course import Pack, Slot, Step
 from kinema_trainer.device import Device
 from kinema_trainer.loop import Result
 from kinema_trainer.models.wan import ADAPTER
+from kinema_trainer.numbers import counting
 from kinema_trainer.numbers.counting import Count, Operations, operations
 from kinema_trainer.numbers.meter import Meter
 from kinema_trainer.numbers.ranks import Straggler
 from kinema_trainer.numbers.reports import Step as Report
 from kinema_trainer.numbers.wish import Wish, lay
+from kinema_trainer.timing import Phase
 
 from tests.unit.trainer.conftest import Engine
 
@@ -65,6 +67,24 @@ def test_fillers_are_padding_and_no_work_of_the_model() -> None:
     found = Count.of(step, adapter=ADAPTER, config=config, shapes=[SHAPE, small], world=2)
     assert found.padding == pytest.approx(7 / 28)
     assert found.operations.model == pytest.approx(counted().model / 2)
+
+
+def test_thousands_of_clips_of_few_shapes_are_counted_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = tuple(Slot(sample=index, position=index) for index in range(3000))
+    step = Step(start=0, consumed=3000, passes=((Pack(slots=slots, lengths=(1,) * 3000, cost=1.0),),))
+    config: Any = type("Config", (), {"model": entry("wan2.1-t2v-1.3b"), "settings": TrainSettings()})
+    asked: list[object] = []
+    original = counting.operations
+
+    def counted_once(*given: Any) -> Operations:
+        asked.append(given)
+        return original(*given)
+
+    monkeypatch.setattr(counting, "operations", counted_once)
+    found = Count.of(step, adapter=ADAPTER, config=config, shapes=[SHAPE, SHAPE, (16, 7, 60, 104)] * 1000, world=1)
+    assert len(asked) == 2
+    small = operations(ADAPTER, config.model, config.settings, (16, 7, 60, 104))
+    assert found.operations.model == pytest.approx(2000 * counted().model + 1000 * small.model)
 
 
 class Log:
@@ -170,9 +190,12 @@ def test_a_run_tells_where_its_steps_time_went_and_obeys_a_wish(
     assert [line["step"] for line in lines] == list(range(1, 7))
     for line in lines:
         parts = [line[f"{phase}_seconds"] for phase in ("data", "forward", "backward", "optimizer")]
-        assert all(part > 0 for part in parts) and sum(parts) <= line["step_seconds"]
+        assert all(part > 0 for part in parts)
+        assert sum(parts) + line["wait_seconds"] <= line["step_seconds"]
         assert line["memory_peak_bytes"] > 1 << 20 and line["padding"] == 0
         assert not {"mfu", "straggler_rank"} & set(line)
+    told = sum(line[f"{phase.value}_seconds"] for line in lines for phase in Phase if phase is not Phase.CHECKPOINT)
+    assert told > 0.8 * sum(line["step_seconds"] for line in lines), "nearly nothing of a step has no name"
     # A checkpoint counts in the step that follows it.
     assert lines[2]["checkpoint_seconds"] > 0
     (found,) = (folder / "profiles").iterdir()

@@ -22,7 +22,14 @@ def test_a_cpu_counts_each_phase_and_forgets_what_was_taken() -> None:
             pass
         with watch.during(Phase.FORWARD):
             next(ticks)
-    assert watch.take() == {"data": 2.0, "forward": 4.0, "backward": 0.0, "optimizer": 0.0, "checkpoint": 0.0}
+    assert watch.take() == {
+        "data": 2.0,
+        "wait": 0.0,
+        "forward": 4.0,
+        "backward": 0.0,
+        "optimizer": 0.0,
+        "checkpoint": 0.0,
+    }
     assert set(watch.take().values()) == {0.0}
 
 

@@ -85,6 +85,30 @@ def test_a_wish_that_is_none_hurts_nobody(workspace: FolderWorkspace, caplog: py
     assert "write for instance steps=3" in caplog.text
 
 
+def test_a_store_that_fails_hurts_nobody_and_is_asked_again(
+    workspace: FolderWorkspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(prefix: str) -> dict[str, int]:
+        raise OSError(f"{prefix}: the store does not answer")
+
+    wishes = Wishes(workspace, RUN)
+    with monkeypatch.context() as patch:
+        patch.setattr(workspace, "sizes", fails)
+        wishes.hear("steps=2")
+        assert wishes.take() is None and wishes.take() is None
+    assert caplog.text.count("the store does not answer") == 1
+    wish = wishes.take()
+    assert wish is not None and wish.steps == 2
+    assert wishes.take() is None
+
+
+def test_a_file_that_is_no_text_hurts_nobody(workspace: FolderWorkspace, caplog: pytest.LogCaptureFixture) -> None:
+    workspace.write(f"{RUN}/{FILE}", b"\xff\xfe\x00")
+    assert Wishes(workspace, RUN).take() is None
+    assert "write for instance steps=3" in caplog.text
+    assert not workspace.exists(f"{RUN}/{FILE}")
+
+
 def test_the_stage_lays_a_wish_where_its_processes_look(tmp_path: Path) -> None:
     wishes = [Wish.parse("steps=7"), None]
     inbox = Inbox(tmp_path)

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations of a training sample: those that the model asks for, and those that the device makes.
+"""Operations of a training sample: those that the training asks for, and those that the device makes.
 
-Model operations are the family's formula: three times the matrix products of a forward pass, nothing for what is
-computed again. Low-rank training needs no gradient of the frozen matrices, a product of each the fewer. What the device
-makes besides is what recomputation repeats.
+The model's operations, over which MFU is taken, are the family's formula: three times the matrix products of a forward
+pass, nothing for what is computed again. Low-rank training asks for no gradient of the frozen matrices, so a product of
+each is left out; the additions' own, less than a hundredth at rank 32, are not counted. The device's operations, of
+HFU, are these and what recomputation repeats.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,28 +46,29 @@ class Count:
         cls, step: Step, *, adapter: Adapter, config: TrainConfig, shapes: Sequence[Sequence[int]], world: int
     ) -> Count:
         """Of each of `world` devices; `shapes` are the latents of the step's clips, in their order."""
-        whole, idle, tokens = Operations(), 0, 0
-        for slot, shape in zip((slot for pack in step.packs for slot in pack.slots), shapes, strict=True):
-            size = math.prod(shape[1:])
-            tokens += size
-            if slot.weight:
-                whole += operations(adapter, config.model, config.settings, shape)
-            else:
-                idle += size
+        slots = (slot for pack in step.packs for slot in pack.slots)
+        # A step may have thousands of clips, and few shapes.
+        clips = Counter((tuple(shape), bool(slot.weight)) for slot, shape in zip(slots, shapes, strict=True))
+        model = hardware = 0.0
+        sizes = {True: 0, False: 0}
+        for (shape, counts), number in clips.items():
+            sizes[counts] += number * math.prod(shape[1:])
+            if counts:
+                one = operations(adapter, config.model, config.settings, shape)
+                model, hardware = model + number * one.model, hardware + number * one.hardware
         return cls(
-            operations=Operations(model=whole.model / world, hardware=whole.hardware / world),
-            padding=idle / tokens if tokens else 0.0,
+            operations=Operations(model=model / world, hardware=hardware / world),
+            padding=sizes[False] / (sum(sizes.values()) or 1),
         )
 
 
 def operations(adapter: Adapter, model: Entry, settings: TrainSettings, shape: Sequence[int]) -> Operations:
     """What training takes on one sample of latents [channels, frames, height, width]."""
     whole = adapter.flops(model, shape)
-    ends = adapter.flops(_without_blocks(model), shape)
     attention = 3 * attention_operations(model, shape)
+    forward = (whole - adapter.flops(_without_blocks(model), shape)) / 3
     if settings.lora.enabled:
-        whole, ends = whole - (whole - attention) / 3, ends - ends / 3
-    forward = (adapter.flops(model, shape) - adapter.flops(_without_blocks(model), shape)) / 3
+        whole -= (whole - attention) / 3
     again = _repeated(settings, layers=model.transformer.layers) * forward
     if settings.recompute.mode is RecomputeMode.SELECTIVE:
         kept = {"attention": attention / 3, "matmul": forward - attention / 3}

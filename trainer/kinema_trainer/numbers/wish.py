@@ -16,6 +16,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kinema_api.exits import StageError
 from kinema_api.keys import digest
 from kinema_stage.workspace import FolderWorkspace, Workspace
 
@@ -113,6 +114,7 @@ class Wishes:
         self._run = run
         self._heard = ""
         self._new: str | None = None
+        self._failed = False
         self._lock = threading.Lock()
         self._file = workspace.local(f"{run}/{FILE}") if isinstance(workspace, FolderWorkspace) else None
 
@@ -123,18 +125,27 @@ class Wishes:
                 self._heard = self._new = text
 
     def take(self) -> Wish | None:
-        """The wish that has not been taken yet, if there is one."""
+        """The wish that has not been taken yet, if there is one. A workspace that cannot be read just now has none."""
         with self._lock:
             text, self._new = self._new, None
-        if text is not None:
-            return self._parsed(text, done=self._fulfilled())
-        return self._from_file()
+        try:
+            found = self._from_file() if text is None else self._parsed(text, done=self._fulfilled())
+        except (OSError, StageError) as error:
+            # Nobody's training ends for the sake of a profile.
+            if not self._failed:
+                logger.warning("whether somebody wants a profile cannot be seen now: %s", error)
+            self._failed = True
+            with self._lock:
+                self._new = self._new or text
+            return None
+        self._failed = False
+        return found
 
     def _from_file(self) -> Wish | None:
         if self._file is None:
             return None
         try:
-            text = self._file.read_text(encoding="utf-8")
+            text = self._file.read_text(encoding="utf-8", errors="replace")
         except (FileNotFoundError, IsADirectoryError):
             return None
         self._file.unlink(missing_ok=True)
