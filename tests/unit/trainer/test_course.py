@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -133,25 +134,28 @@ class Life:
                 done = []
 
 
-attempts = st.lists(
-    st.fixed_dictionaries(
-        {
-            "steps": st.integers(0, 7),
-            "every": st.integers(1, 3),
-            "passes": st.integers(1, 3),
-            "width": st.integers(1, 8),
-        }
-    ),
-    min_size=1,
-    max_size=8,
+attempts = st.fixed_dictionaries(
+    {"steps": st.integers(0, 7), "every": st.integers(1, 3), "passes": st.integers(1, 3), "width": st.integers(1, 8)}
 )
+LIVES: dict[str, st.SearchStrategy[Any]] = {
+    "mode": st.sampled_from(MODES),
+    "clips": st.integers(1, 40),
+    "lives": st.lists(attempts, min_size=1, max_size=8),
+    "window": st.integers(4, 50),
+}
+"""Any life; `tests/slow` tries many more of them."""
 
 
-@settings(deadline=None, max_examples=150)
-@given(mode=st.sampled_from(MODES), clips=st.integers(1, 40), lives=attempts, window=st.integers(4, 50))
+@settings(deadline=None, max_examples=25)
+@given(**LIVES)
 def test_any_life_takes_every_clip_exactly_once_an_epoch(
     mode: str, clips: int, lives: list[dict[str, int]], window: int
 ) -> None:
+    every_clip_once(mode, clips=clips, lives=lives, window=window)
+
+
+def every_clip_once(mode: str, *, clips: int, lives: list[dict[str, int]], window: int) -> None:
+    """Live, and compare with an undisturbed course."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PACKED", window)
         patch.setattr(module, "BATCHED", window)

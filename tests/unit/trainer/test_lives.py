@@ -155,16 +155,25 @@ attempts = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
-@given(
-    mode=st.sampled_from(["packed", "bucketed", "uniform"]),
-    count=st.integers(1, 30),
-    window=st.integers(3, 40),
-    lives=st.lists(attempts, min_size=1, max_size=6),
-)
+LIVES: dict[str, st.SearchStrategy[Any]] = {
+    "mode": st.sampled_from(["packed", "bucketed", "uniform"]),
+    "count": st.integers(1, 30),
+    "window": st.integers(3, 40),
+    "lives": st.lists(attempts, min_size=1, max_size=6),
+}
+"""Any life; `tests/slow` tries many more of them."""
+
+
+@settings(deadline=None, max_examples=8)
+@given(**LIVES)
 def test_every_selected_clip_counts_exactly_once_an_epoch(
     mode: str, count: int, window: int, lives: list[Attempt]
 ) -> None:
+    every_clip_once(mode, count=count, window=window, lives=lives)
+
+
+def every_clip_once(mode: str, *, count: int, window: int, lives: list[Attempt]) -> None:
+    """Live, and compare with an undisturbed course."""
     clips = Clips(count, mode=mode)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PACKED", window)

@@ -66,19 +66,13 @@ def test_low_rank_training_has_no_moments_of_the_weights() -> None:
     assert found.update[Part.OPTIMIZER] == pytest.approx(8 * found.trained, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("world", "layout", "more"),
-    [
-        (4, {}, {}),
-        (4, {"tensor": 2, "sequence": True}, {"recompute": {"mode": "interval", "every": 2}}),
-    ],
-    ids=["fsdp2", "tensor with sequence, every other block again"],
-)
-def test_blocks_that_are_inferred_are_as_those_that_are_rehearsed(
-    world: int, layout: dict[str, Any], more: dict[str, Any]
-) -> None:
-    train = settings(layout, **more)
-    inferred, whole = (rehearsed(train, world=world, layers=12, whole=each) for each in (False, True))
+def test_blocks_that_are_inferred_are_as_those_that_are_rehearsed() -> None:
+    check_inferred(settings(), world=4, layers=6)
+
+
+def check_inferred(train: TrainSettings, *, world: int, layers: int) -> None:
+    """Rehearse some blocks and all of them, and compare."""
+    inferred, whole = (rehearsed(train, world=world, layers=layers, whole=each) for each in (False, True))
     assert inferred.parameters == whole.parameters
     assert total(inferred.peak) == pytest.approx(total(whole.peak), rel=0.01)
 
@@ -88,7 +82,10 @@ def test_a_thousand_processes_are_rehearsed_in_one() -> None:
     found = rehearsed(settings(layout, recompute={"mode": "full"}), world=1024, layers=4)
     # 1024 = 16 copies x 32 parts x 2 tensor processes, which cut the blocks alone.
     whole = model(layers=4)
-    assert found.parameters == pytest.approx((2 * block_parameters(whole) + end_parameters(whole)) / 32, rel=0.02)
+    cut = (2 * block_parameters(whole) + end_parameters(whole)) / 32
+    # Parts are rows: of tables that have one, the first process has all.
+    tables = (4 * 6 + 2) * 768
+    assert found.parameters == pytest.approx(cut + tables, rel=0.002)
 
 
 def test_recomputation_keeps_less() -> None:
@@ -99,23 +96,22 @@ def test_recomputation_keeps_less() -> None:
 
 
 CASES: dict[str, tuple[int, dict[str, Any], dict[str, Any], int]] = {
-    "one process": (1, {"shard": 1}, {"precision": "fp32"}, 1),
     "fsdp2": (8, {}, {}, 2),
-    "copies": (4, {"replicate": 4, "shard": 1}, {"accumulate": 2}, 1),
-    "everything again": (4, {}, {"recompute": {"mode": "full"}}, 4),
-    "every other block again": (4, {}, {"recompute": {"mode": "interval", "every": 2}}, 2),
-    "tensor": (2, {"tensor": 2}, {"precision": "fp32"}, 2),
     "tensor with sequence": (4, {"tensor": 4, "sequence": True}, {}, 2),
-    "ulysses": (4, {"ulysses": 4}, {"precision": "fp32"}, 4),
     "ring": (4, {"ring": 2, "shard": 2}, {}, 4),
 }
+"""Processes, layout, other settings, clips; `tests/slow` has more of them."""
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_arithmetic_from_dimensions_is_near_the_rehearsal(name: str) -> None:
     """The operator's own arithmetic refuses nothing that fits, and lets little through that does not."""
     world, layout, more, clips = CASES[name]
-    train = settings(layout, batchPerDevice=clips, **more)
+    check_arithmetic(settings(layout, batchPerDevice=clips, **more), world=world, clips=clips)
+
+
+def check_arithmetic(train: TrainSettings, *, world: int, clips: int) -> None:
+    """Add up and rehearse, and compare."""
     found = total(rehearsed(train, world=world, clips=clips).peak)
     place = Place(world=world, accelerator=Accelerator.CPU)
     (work,) = fit.works(model(), train, VIDEO)
@@ -181,7 +177,7 @@ def test_an_amount_of_memory_that_is_none_is_refused(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--nodes", "3"], "stages.train.layout: shard 1 x tensor 5"),
+        (["--nodes", "3"], "stages.train.layout: shard 2 x tensor 5 makes 10 processes, and there are 12"),
         (["--devices-per-node", "5", "--device-memory", "1Mi", "--nodes", "1"], "do not divide by tensor 5"),
     ],
 )
