@@ -57,8 +57,19 @@ def attention(
 
 def _one(query: Tensor, key: Tensor, value: Tensor, backend: Any) -> Tensor:
     if not key.shape[0] or not query.shape[0]:
-        return torch.zeros_like(query)
+        return _nothing(query, key, value)
     return _dispatch(query[None], key[None], value[None], backend)[0]
+
+
+def _nothing(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention without queries or without keys: zeros, whose gradient is 0 and not missing.
+
+    A process without tokens of any sample of a pack has to have a gradient of every parameter all the same: FSDP
+    exchanges those that there are, and processes that exchange different ones fail or add up what does not belong
+    together.
+    """
+    query, key, value = (tensor.transpose(0, 1) for tensor in (query, key, value))
+    return ((query @ key.mT).softmax(dim=-1) @ value).transpose(0, 1)
 
 
 def _equal(lengths: Sequence[int]) -> bool:

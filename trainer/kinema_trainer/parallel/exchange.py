@@ -33,14 +33,25 @@ def exchanged(tensor: Tensor, *, there: Change, back: Change) -> Tensor:
     return result
 
 
-def shared(tensor: Tensor, axis: Axis, *, use: Use = Use.TENSOR_INPUT) -> Tensor:
+def shared(tensor: Tensor, axis: Axis) -> Tensor:
     """A tensor that all processes have, each of which uses it for something else: its gradient is their sum."""
     if axis.size == 1:
         return tensor
     return exchanged(
         tensor,
         there=lambda whole: whole.view_as(whole),
-        back=lambda gradient: collectives.sum_over(use, _copy(gradient), axis),
+        back=lambda gradient: collectives.sum_over(Use.TENSOR_INPUT, _copy(gradient), axis),
+    )
+
+
+def shared_factor(factor: Tensor, axis: Axis) -> Tensor:
+    """The same of a parameter: its gradient is added up in float32, as every parameter's is."""
+    if axis.size == 1:
+        return factor
+    return exchanged(
+        factor,
+        there=lambda whole: whole.view_as(whole),
+        back=lambda gradient: collectives.sum_over(Use.ADDITION, _copy(gradient.float()), axis).type_as(gradient),
     )
 
 
@@ -83,7 +94,8 @@ def scattered(tokens: Tensor, axis: Axis, pieces: Pieces) -> Tensor:
 def _gather(use: Use, own: Tensor, axis: Axis, pieces: Pieces) -> Tensor:
     longest = max(pieces.totals)
     whole = collectives.gather(use, _padded(own, longest), axis)
-    parts = [part[:length] for part, length in zip(whole.split(longest), pieces.totals, strict=True)]
+    every = whole.unflatten(0, (axis.size, longest))
+    parts = [part[:length] for part, length in zip(every, pieces.totals, strict=True)]
     return pieces.merged(parts)
 
 
