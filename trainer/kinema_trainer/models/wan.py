@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wan 2.1, text to video, over diffusers' WanTransformer3DModel."""
+"""Wan 2.1, for every task, over diffusers' WanTransformer3DModel."""
 
 from __future__ import annotations
 
@@ -68,7 +68,11 @@ class WanAdapter:
         return list(blocks)
 
     def float32_modules(self, model: nn.Module) -> Sequence[nn.Module]:
-        """The time embedder, as in diffusers' `_keep_in_fp32_modules`."""
+        """The time embedder, of diffusers' `_keep_in_fp32_modules`.
+
+        The norms and the tables of shift and scale compute in float32 too, but of parameters that are gathered, and so
+        rounded, with their block's.
+        """
         return [model.get_submodule("condition_embedder.time_embedder")]
 
     def prepare(self, model: nn.Module) -> None:

@@ -84,6 +84,8 @@ def _model(model: Any, batch: Batch, mesh: Mesh, dtype: torch.dtype) -> Tensor:
     text = torch.cat([example.text for example in batch]).to(dtype)
     # One row for each noise level; the caption does not depend on it.
     temb, projection, text, _ = model.condition_embedder(flow.TIMESTEPS * levels, text, None)
+    # All blocks add to the gradient of the table: in float32, whatever they compute in.
+    projection = projection.float()
     images, image_lengths = _images(model, batch, dtype)
     pack = Pack(
         mesh=mesh, share=share, runs=runs, texts=tuple(len(example.text) for example in batch), images=image_lengths
@@ -185,7 +187,7 @@ def _block(
     pack: Pack,
 ) -> Tensor:
     """One block over this process's tokens [tokens, hidden]."""
-    levels = local(block.scale_shift_table) + table.float()
+    levels = local(block.scale_shift_table) + table
     shift, scale, gate, ff_shift, ff_scale, ff_gate = levels.chunk(6, dim=1)
     inner = _modulated(block.norm1(rows.float()), shift, scale, pack.runs).type_as(rows)
     rows = _gated(rows, _self(block.attn1, inner, rotary, pack), gate, pack.runs)
