@@ -47,6 +47,13 @@ class Mutation:
     exchange: str
     kind: Kind
     layout: Layout
+    lora: bool = False
+    """Train low-rank additions."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of `stages.train`."""
+        return {"lora": {"enabled": True, "rank": 4}} if self.lora else {}
 
     def __str__(self) -> str:
         return f"{self.exchange}, {self.kind}"
@@ -58,6 +65,8 @@ def _all() -> Iterator[Mutation]:
         (Use.TENSOR_OUTPUT, TENSOR, SUMMED),
         (Use.TENSOR_NORM, TENSOR, SUMMED),
         (Use.TENSOR_NORM_GRADIENT, TENSOR, SUMMED),
+        (Use.ADDITION, TENSOR, SUMMED),
+        (Use.ADDITION, SEQUENCE, (Kind.LEFT_OUT, Kind.MEAN)),
         (Use.SEQUENCE_GATHER, SEQUENCE, MOVED),
         (Use.SEQUENCE_GATHER_GRADIENT, SEQUENCE, SUMMED),
         (Use.SEQUENCE_SCATTER, SEQUENCE, SUMMED),
@@ -86,7 +95,7 @@ def _all() -> Iterator[Mutation]:
     ]
     for exchange, layout, kinds in table:
         for kind in kinds:
-            yield Mutation(str(exchange), kind, layout)
+            yield Mutation(str(exchange), kind, layout, lora=exchange == Use.ADDITION)
 
 
 MUTATIONS = tuple(_all())
