@@ -119,11 +119,6 @@ def trainer(case: Case, *, folder: Path) -> Trainer:
     )
 
 
-def stored(model: torch.nn.Module) -> dict[str, Tensor]:
-    """The parameters by name, sharing their memory."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
-
-
 def train(case: Case, *, folder: Path) -> tuple[dict[str, dict[str, Tensor]], float]:
     """The whole tensors by part and name, and the loss."""
     run = trainer(case, folder=folder)
