@@ -11,11 +11,14 @@ from dataclasses import dataclass
 
 from kinema_api import geometry
 from kinema_api.catalogue import Entry
-from kinema_api.layout import LayoutError, Sizes, Widths, by_distance, resolve
+from kinema_api.layout import Layout, LayoutError, Sizes, Widths, by_distance, resolve
 from kinema_api.memory import Estimate, Work, bytes_of, estimate, gib
 from kinema_api.pool import Accelerator, PoolSpec
 from kinema_api.recompute import Recompute, RecomputeMode
 from kinema_api.settings import ClipVideo, TrainSettings
+
+ROOM = 0.9
+"""Share of a device's memory that whole copies may take where nobody asked for them: it holds more than tensors."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,38 @@ def works(model: Entry, train: TrainSettings, video: ClipVideo) -> list[Work]:
             clips = video.buckets[index].batch if video.buckets else train.batch_per_device
         found.append(Work(tokens=clips * tokens, clips=clips, image=given))
     return found
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The layout of a training for which none was named.
+
+    Args:
+        train: the settings with the layout that was chosen; as they were where nothing was.
+        why: a sentence; empty where there was nothing to choose.
+    """
+
+    train: TrainSettings
+    why: str = ""
+
+
+def choose(model: Entry, train: TrainSettings, video: ClipVideo, place: Place) -> Choice:
+    """Choose a layout for low-rank training where none is named: a whole copy in every process, if that fits.
+
+    Copies exchange the gradients of the additions once a step; of frozen weights that are cut, every block would be
+    gathered in every pass. All other trainings cut their weights over all processes.
+    """
+    if not train.lora.enabled or train.layout != Layout() or place.world == 1:
+        return Choice(train)
+    if place.memory is None:
+        return Choice(train, "no layout is named: weights are cut, since it is not known what a device holds")
+    copies = train.model_copy(update={"layout": Layout(replicate=place.world, shard=1)})
+    sizes = Sizes(replicate=place.world)
+    need = needed(model, copies, sizes=sizes, passes=works(model, copies, video), place=place).total
+    fits = need <= ROOM * place.memory
+    what = "every process has a whole copy" if fits else "weights are cut"
+    why = f"no layout is named: {what}, since a copy takes {gib(need)} of {gib(place.memory)}"
+    return Choice(copies if fits else train, why)
 
 
 def check(model: Entry, train: TrainSettings, video: ClipVideo, place: Place) -> Sizes:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from kinema_api.base import Model
+from kinema_api.base import Model, rules
 
 Seconds = Annotated[float, Field(ge=0, le=1e6)]
 
@@ -33,9 +33,18 @@ class Packing(Model):
     Packs are made equal in cost, not in tokens, so that no device waits for another.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("!(has(self.cost) && has(self.measured) && self.measured)", "cost is given: remove measured"),
+        )
+    )
+
     tokens: int = Field(ge=1, le=10_000_000)
     """Most video tokens of a forward pass on one device (or group of devices that share one clip); at least those of
     the longest clip. A clip has (frames + 3) / 4 x height / 16 x width / 16 of them with Wan 2.1."""
     cost: Cost | None = None
     """What a clip costs, for instance what an earlier run measured (the event `cost` of its events.jsonl); the model's
     own operations when left out. Fixed by the first checkpoint of a run."""
+    measured: bool = False
+    """Measure what a clip costs before the first step, by a few passes over clips of several lengths, in place of the
+    model's own operations. A run keeps to what it measured; another one may pack otherwise."""

@@ -36,7 +36,7 @@ def freeze(*, spec: JobSpec, pools: Mapping[str, PoolSpec], images: Mapping[str,
     stages = settings_of(spec, model)
     refusal.check(spec, stages, model)
     used = _pools(spec, stages, pools)
-    stages = _fill_devices(spec, stages, used)
+    stages = _fill_layout(spec, _fill_devices(spec, stages, used), model, used)
     _check_training(spec, stages, model, used)
     return Resolved(
         model=model.wire(),
@@ -83,6 +83,13 @@ def _fill_devices(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) 
         )
     train = stages.train.model_copy(update={"devices_per_node": devices})
     return stages.model_copy(update={"train": train})
+
+
+def _fill_layout(spec: JobSpec, stages: Stages, model: Entry, pools: Mapping[str, PoolSpec]) -> Stages:
+    name = stages.train.pool or spec.defaults.pool
+    place = fit.place_of(stages.train, pools[name], name=name)
+    chosen = fit.choose(model, stages.train, stages.prepare.video, place)
+    return stages.model_copy(update={"train": chosen.train})
 
 
 def _check_training(spec: JobSpec, stages: Stages, model: Entry, pools: Mapping[str, PoolSpec]) -> None:

@@ -146,6 +146,10 @@ def _check_data(spec: JobSpec, stages: Stages, model: Entry) -> None:
         raise PlanError(
             "InvalidPacking", "spec.stages.train.batchPerDevice: packing fills a forward pass by tokens; remove it"
         )
+    if stages.train.packing is not None and stages.train.packing.cost is not None and stages.train.packing.measured:
+        raise PlanError(
+            "InvalidPacking", "spec.stages.train.packing.measured: cost is given; remove the one or the other"
+        )
     unpacked = geometry.unpacked(stages, model)
     if unpacked is not None:
         raise PlanError("InvalidPacking", unpacked)

@@ -253,7 +253,8 @@ class TrainSettings(StageSettings):
     steps: int = Field(default=10_000, ge=1, le=100_000_000)
     """Optimizer steps of the whole run."""
     layout: Layout = Field(default_factory=Layout)
-    """How model and data are spread over the processes; all axes are 1 but `shard` when left out."""
+    """How model and data are spread over the processes; all axes are 1 but `shard` when left out, and with `lora` but
+    `replicate` if a whole copy of the model fits into the pool's `deviceMemory`."""
     batch_per_device: int = Field(default=1, ge=1, le=4096)
     """Clips of one forward pass of one copy of the model; a copy may span several devices, see `layout`."""
     accumulate: int = Field(default=1, ge=1, le=4096)

@@ -28,8 +28,8 @@ from kinema_trainer.objectives.loss import Loss
 from kinema_trainer.optim import optimizer
 from kinema_trainer.parallel.layout import ParallelLayout, widths
 from kinema_trainer.parallel.mesh import Mesh
+from kinema_trainer.planning.examples import examples
 from kinema_trainer.planning.plan import Request, largest_pass
-from kinema_trainer.planning.rehearsal import examples
 from kinema_trainer.spread import Team
 
 from tests.slow.memory_runs import RUNS, request_of

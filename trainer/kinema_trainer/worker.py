@@ -47,7 +47,7 @@ from kinema_trainer.objectives.loss import Loss
 from kinema_trainer.optim import lora, optimizer
 from kinema_trainer.parallel.layout import ParallelLayout, widths
 from kinema_trainer.parallel.mesh import Mesh
-from kinema_trainer.planning import fitting
+from kinema_trainer.planning import calibration, fitting
 from kinema_trainer.spread import Team
 
 logger = logging.getLogger(__name__)
@@ -159,6 +159,19 @@ def train(
     features = Features.open(config, workspace=workspace)
     loader = make_loader(config, features=features, split=split, found=found)
     run = Run.prepare(config, model, workspace=workspace, found=found, here=here, team=team)
+    if calibration.wanted(config, found=found):
+        measured = calibration.Calibration(
+            config=config,
+            workspace=workspace,
+            adapter=run.adapter,
+            model=run.model,
+            mesh=mesh,
+            team=team,
+            device=here.device,
+            moved=lambda: watchdog.moved(work=False),
+        ).cost(features)
+        loader.close()
+        loader = make_loader(config, features=features, split=split, measured=measured)
     log = None
     if team.leads:
         log = RunLog(workspace, config.run, step=run.position.step, attempt=config.attempt)

@@ -71,6 +71,11 @@ REFUSED = {
         "a clip of 17x64x96 (frames x height x width) has 120 tokens, a pack at most 119; raise it to 120",
     ),
     "one geometry": ({"train": {"packing": {"tokens": 100}}}, "InvalidPacking", "has 120 tokens"),
+    "measured and given": (
+        {"train": {"packing": {"tokens": 120, "measured": True, "cost": {"quadratic": 1, "linear": 1}}}},
+        "InvalidPacking",
+        "cost is given; remove the one or the other",
+    ),
     "batch": ({"train": {"packing": {"tokens": 120}, "batchPerDevice": 2}}, "InvalidPacking", "batchPerDevice"),
 }
 

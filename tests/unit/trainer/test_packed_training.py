@@ -11,13 +11,16 @@ import torch
 
 from kinema_api.exits import Exit, StageError
 from kinema_api.names import Stage
+from kinema_api.packing import Packing
 from kinema_api.stage import TrainConfig, artifact_of
 from kinema_stage.artifact import Manifest, publish
 from kinema_trainer.checkpoints import folders
 from kinema_trainer.data import feed
 from kinema_trainer.data.shards import EMPTY_TEXT, Sample, Sidecar, dump_tensor, shard_name, sidecar_name, write_shard
+from kinema_trainer.planning.calibration import Calibration, passes
 
 from tests.unit.trainer.conftest import Engine, Train
+from tests.unit.trainer.test_training import before_pass
 
 pytestmark = pytest.mark.unit
 
@@ -123,3 +126,34 @@ def test_batches_of_mixed_sizes_hold_one_size_each(mixed: Engine, train: Train) 
     # Two full batches of the first size; of each other one a full batch, and a clip that is left over.
     assert sorted(step["tokens"] for step in steps) == [8, 8, 8, 16, 16, 32, 48, 96]
     assert steps[-1]["samples"] == 13
+
+
+def test_a_measured_cost_is_kept_before_anything_is_packed_by_it(
+    mixed: Engine, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = config(mixed, packing={"tokens": 60, "measured": True})
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        before_pass(patch, lambda trainer, micro: trainer.position.step < 2 or 1 // 0)
+        train(mixed, one)
+    assert folders.newest(mixed.workspace, artifact_of(one)) is None
+    cost = json.loads(mixed.workspace.read(f"{one.run}/cost.json"))
+    assert cost["quadratic"] > 0 or cost["linear"] > 0 or cost["clip"] > 0
+    # The next attempt measures nothing, and packs by the same cost.
+    monkeypatch.setattr(Calibration, "_measured", lambda *_: pytest.fail("it measures again"))
+    train(mixed, one)
+    found = folders.newest(mixed.workspace, artifact_of(one))
+    assert found is not None and found.manifest.details[feed.COURSE]["cost"] == cost
+    # Nothing of the measurement is left in what is trained.
+    given = config(mixed, "given", packing={"tokens": 60, "cost": cost})
+    train(mixed, given)
+    assert [step["loss"] for step in lines(mixed, one, "metrics.jsonl")] == [
+        step["loss"] for step in lines(mixed, given, "metrics.jsonl")
+    ]
+
+
+def test_what_is_measured_fits_into_a_pack() -> None:
+    short, middle, long = SHAPES[0], SHAPES[2], SHAPES[3]
+    patch = (1, 2, 2)
+    assert passes(SHAPES, Packing(tokens=60), patch) == [(short,), (short, short), (middle,), (long,)]
+    assert passes([long], Packing(tokens=60), patch) == [(long,)]
+    assert passes([long], Packing(tokens=96), patch) == [(long,), (long, long)]

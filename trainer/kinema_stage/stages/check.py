@@ -11,6 +11,7 @@ import uuid
 from kinema_api import fit
 from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.keys import Inputs, Keys, resolve
+from kinema_api.layout import Sizes
 from kinema_api.names import Stage, artifact_folder
 from kinema_api.stage import CheckConfig
 from kinema_stage import artifact, dataset, weights
@@ -26,7 +27,7 @@ def run(context: Context) -> Termination:
     """The stage."""
     config = context.config
     assert isinstance(config, CheckConfig)
-    fits(config)
+    sizes = fits(config)
     _step(context, 0)
     probe(context.workspace)
     _step(context, 1)
@@ -56,7 +57,8 @@ def run(context: Context) -> Termination:
     return Termination(
         code=Exit.OK,
         reason="Succeeded",
-        message=f"{counts['usable']} of {counts['videos']} videos have a caption; weights and workspace are in order",
+        message=f"{counts['usable']} of {counts['videos']} videos have a caption; weights and workspace are in order"
+        + _layout(config, sizes),
         counts=counts,
         keys={name: str(key) for name, key in keys.wire().items()},
         existing=existing,
@@ -64,14 +66,14 @@ def run(context: Context) -> Termination:
     )
 
 
-def fits(config: CheckConfig) -> None:
-    """Whether the training can work on the devices that it is to get; no data is looked at.
+def fits(config: CheckConfig) -> Sizes | None:
+    """The layout of the training on the devices that it is to get; no data is looked at. None where nobody asks.
 
     Raises:
-        StageError: it cannot.
+        StageError: it cannot work.
     """
     if config.train is None or config.place is None:
-        return
+        return None
     place = fit.Place(
         world=config.place.world,
         accelerator=config.place.accelerator,
@@ -79,9 +81,16 @@ def fits(config: CheckConfig) -> None:
         name=config.place.name,
     )
     try:
-        fit.check(config.model, config.train, config.prepare.video, place)
+        return fit.check(config.model, config.train, config.prepare.video, place)
     except fit.FitError as error:
         raise StageError(Exit.USER, str(error)) from None
+
+
+def _layout(config: CheckConfig, sizes: Sizes | None) -> str:
+    """How additions are trained, whose layout follows what a device holds where none is named."""
+    if config.train is None or sizes is None or not config.train.lora.enabled:
+        return ""
+    return f"; low-rank additions are trained in layout {sizes}"
 
 
 def _step(context: Context, done: int) -> None:

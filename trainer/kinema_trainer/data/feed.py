@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kinema_api.exits import Exit, StageError
 from kinema_api.names import Stage, artifact_folder
+from kinema_api.packing import Cost
 from kinema_api.stage import TrainConfig
 from kinema_stage.artifact import published
 from kinema_stage.workspace import Workspace
@@ -53,8 +54,22 @@ class Features:
         return cls(samples, read_empty_text(folder), held_out(samples.keys, config.settings.validation))
 
 
-def make_loader(config: TrainConfig, *, features: Features, split: Split, found: folders.Found | None = None) -> Loader:
+def make_loader(
+    config: TrainConfig,
+    *,
+    features: Features,
+    split: Split,
+    found: folders.Found | None = None,
+    measured: Cost | None = None,
+) -> Loader:
     """The encoded clips, in the order that the run began with.
+
+    Args:
+        config: the run.
+        features: the encoded clips.
+        split: this process's part of them.
+        found: the checkpoint that the run goes on from.
+        measured: what a clip was measured to cost.
 
     Raises:
         StageError: they are not those that the checkpoint was trained on.
@@ -62,7 +77,7 @@ def make_loader(config: TrainConfig, *, features: Features, split: Split, found:
     frozen = found.manifest.details.get(COURSE) if found is not None else None
     return Loader(
         features.samples,
-        course=course_of(config, features.samples, held=features.held, frozen=frozen),
+        course=course_of(config, features.samples, held=features.held, frozen=frozen, measured=measured),
         empty_text=features.empty_text,
         text_length=config.model.text_length,
         objective=config.settings.objective,
@@ -75,7 +90,12 @@ def make_loader(config: TrainConfig, *, features: Features, split: Split, found:
 
 
 def course_of(
-    config: TrainConfig, samples: ShardIndex, *, held: tuple[int, ...] = (), frozen: Mapping[str, Any] | None
+    config: TrainConfig,
+    samples: ShardIndex,
+    *,
+    held: tuple[int, ...] = (),
+    frozen: Mapping[str, Any] | None,
+    measured: Cost | None = None,
 ) -> Course:
     """What is trained on when.
 
@@ -84,12 +104,13 @@ def course_of(
         samples: the encoded clips.
         held: places of those that are never trained on.
         frozen: the course of the checkpoint that the run goes on from.
+        measured: what a clip was measured to cost.
 
     Raises:
         StageError: the checkpoint is of another course.
     """
     model, settings = config.model, config.settings
-    cost = cost_of(frozen, packing=settings.packing, predicted=predicted(model))
+    cost = cost_of(frozen, packing=settings.packing, predicted=measured or predicted(model))
     course = Course(
         Table.of(
             samples.keys,

@@ -27,7 +27,7 @@ from kinema_api.job import JobSpec, Task
 from kinema_api.layout import Sizes
 from kinema_api.memory import Work, bytes_of, estimate, gib
 from kinema_api.pipeline import settings_of
-from kinema_api.pool import Accelerator
+from kinema_api.pool import Accelerator, PoolSpec
 from kinema_api.refusal import PlanError
 from kinema_api.settings import ClipVideo, TrainSettings
 from kinema_api.stage import TrainConfig, load_config
@@ -43,6 +43,7 @@ class Request:
         settings: of the train stage.
         video: geometries of the clips.
         world: processes.
+        notes: what was chosen where nothing is named.
     """
 
     model: Entry
@@ -50,6 +51,7 @@ class Request:
     settings: TrainSettings
     video: ClipVideo
     world: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -207,8 +209,16 @@ class _Parser(argparse.ArgumentParser):
         self.exit(Exit.USER, f"{self.prog}: {message}\n")
 
 
-def read(path: Path, *, devices_per_node: int | None = None, nodes: int | None = None) -> Request:
+def read(
+    path: Path, *, devices_per_node: int | None = None, nodes: int | None = None, memory: int | None = None
+) -> Request:
     """What a job file or the config of a train stage asks for.
+
+    Args:
+        path: the file.
+        devices_per_node: in place of what it says.
+        nodes: likewise.
+        memory: bytes of one device, in place of what the job's pool says.
 
     Raises:
         StageError: it is neither, or does not say on how many devices.
@@ -221,7 +231,9 @@ def read(path: Path, *, devices_per_node: int | None = None, nodes: int | None =
         job = next((one for one in documents if one.get("kind") == "VideoTrainingJob"), None)
         pool = next((one for one in documents if one.get("kind") == "TrainingPool"), None)
         if job is not None:
-            return _of_job(JobSpec.model_validate(job["spec"]), pool, devices_per_node=devices_per_node, nodes=nodes)
+            of_pool = None if pool is None else PoolSpec.model_validate(pool["spec"])
+            spec = JobSpec.model_validate(job["spec"])
+            return _of_job(spec, of_pool, devices_per_node=devices_per_node, nodes=nodes, memory=memory)
         config = load_config(json.dumps(documents[0] if documents else {}))
     except (ValidationError, ValueError, KeyError, AttributeError) as error:
         raise StageError(Exit.USER, f"{path} is neither a job nor a train stage's config: {error}") from None
@@ -236,25 +248,35 @@ def read(path: Path, *, devices_per_node: int | None = None, nodes: int | None =
     )
 
 
-def _of_job(spec: JobSpec, pool: dict[str, Any] | None, *, devices_per_node: int | None, nodes: int | None) -> Request:
+def _of_job(
+    spec: JobSpec, pool: PoolSpec | None, *, devices_per_node: int | None, nodes: int | None, memory: int | None
+) -> Request:
     try:
         model = entry(spec.model.name)
         stages = settings_of(spec, model)
         refusal.check(spec, stages, model)
     except PlanError as error:
         raise StageError(Exit.USER, str(error)) from None
-    of_pool = None if pool is None else pool["spec"].get("devicesPerNode")
-    devices = devices_per_node or stages.train.devices_per_node or of_pool
+    devices = devices_per_node or stages.train.devices_per_node or (None if pool is None else pool.devices_per_node)
     if devices is None:
         raise StageError(
             Exit.USER, "the pool decides how many devices a node has: give --devices-per-node, or add the TrainingPool"
         )
+    if memory is None and pool is not None and pool.device_memory is not None:
+        memory = bytes_of(pool.device_memory)
+    place = fit.Place(
+        world=(nodes or stages.train.nodes or 1) * devices,
+        accelerator=Accelerator.NVIDIA if pool is None else pool.accelerator,
+        memory=memory,
+    )
+    chosen = fit.choose(model, stages.train, stages.prepare.video, place)
     return Request(
         model=model,
         task=spec.model.task or model.tasks[0],
-        settings=stages.train,
+        settings=chosen.train,
         video=stages.prepare.video,
-        world=(nodes or stages.train.nodes or 1) * int(devices),
+        world=place.world,
+        notes=(chosen.why,) if chosen.why else (),
     )
 
 
@@ -273,8 +295,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("-o", "--output", choices=["table", "json"], default="table")
     options = parser.parse_args(arguments)
     try:
-        request = read(options.file, devices_per_node=options.devices_per_node, nodes=options.nodes)
         memory = _memory(options.device_memory)
+        request = read(options.file, devices_per_node=options.devices_per_node, nodes=options.nodes, memory=memory)
         if memory is not None:
             _check_memory(request, memory)
         plan = make(request, rank=options.rank, whole=options.whole, step_seconds=options.step_seconds)

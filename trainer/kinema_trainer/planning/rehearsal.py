@@ -26,7 +26,6 @@ from kinema_api.catalogue import Entry
 from kinema_api.job import Task
 from kinema_api.settings import TrainSettings
 from kinema_trainer import spread
-from kinema_trainer.batch import Batch, Condition, Example
 from kinema_trainer.device import Device
 from kinema_trainer.models import adapter
 from kinema_trainer.models.configs import config
@@ -34,6 +33,7 @@ from kinema_trainer.objectives.loss import Loss
 from kinema_trainer.optim import lora, optimizer
 from kinema_trainer.parallel.layout import ParallelLayout, widths
 from kinema_trainer.parallel.mesh import Mesh
+from kinema_trainer.planning.examples import examples
 from kinema_trainer.planning.footprint import Footprint, Part
 
 Parts = Mapping[Part, int]
@@ -204,26 +204,3 @@ class _Stage:
         adam.zero_grad(set_to_none=True)
         if average is not None:
             average.update(1)
-
-
-def examples(model: Entry, *, task: Task, clips: Sequence[Geometry]) -> Batch:
-    """A batch of the shapes that clips of these geometries have once they are encoded."""
-    return tuple(_example(model, task=task, clip=clip) for clip in clips)
-
-
-def _example(model: Entry, *, task: Task, clip: Geometry) -> Example:
-    vae, dims, image = model.vae, model.transformer, model.image
-    plane = (vae.latent_frames(clip.frames), clip.height // vae.spatial, clip.width // vae.spatial)
-    more = dims.in_channels - vae.channels
-    given = image.given if image is not None and task is not Task.T2V else 0
-    return Example(
-        key="",
-        latents=torch.empty(vae.channels, *plane),
-        noise=torch.empty(vae.channels, *plane),
-        sigma=torch.empty(()),
-        text=torch.empty(model.text_length, dims.text_dim),
-        condition=Condition(
-            channels=torch.empty(more, *plane) if more else None,
-            image=torch.empty(given, image.width) if image is not None and given else None,
-        ),
-    )
