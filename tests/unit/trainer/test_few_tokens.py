@@ -51,7 +51,7 @@ def gradients(layout: ParallelLayout, settings: TrainSettings, *, rank: int) -> 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_process_without_tokens_has_the_gradients_that_the_others_have(name: str) -> None:
-    settings = TrainSettings(precision="fp32", layout=Layout.model_validate(LAYOUTS[name]))  # type: ignore[arg-type]
+    settings = TrainSettings(precision="fp32", layout=Layout.model_validate(LAYOUTS[name]))
     layout = ParallelLayout.of(settings.layout, world=_world(settings.layout), model=WIDTHS)
     every = {name for name, _ in ADAPTER.build(CONFIG).named_parameters()}
     for rank in range(layout.context * layout.sizes.tensor):
