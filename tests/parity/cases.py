@@ -81,7 +81,7 @@ def world(layout: dict[str, Any]) -> int:
     return count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One layout, one model.
 
@@ -100,6 +100,11 @@ class Case:
     steps: int = 0
     broken: tuple[str, str] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        axes = ", ".join(f"{axis} {size}" for axis, size in self.layout.items())
+        more = [self.settings and str(self.settings), self.steps and f"{self.steps} steps"]
+        return "; ".join([self.task, axes, *(str(one) for one in more if one)])
 
     @property
     def world(self) -> int:

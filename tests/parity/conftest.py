@@ -11,6 +11,10 @@ import pytest
 from tests.parity.cases import CONFIGS
 from tests.parity.mutations import CAUGHT
 from tests.parity.processes import Processes, write_weights
+from tests.parity.test_layouts import FOUND
+
+LARGEST = 12
+"""Lines of differences that are printed."""
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +30,11 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table of broken exchanges."""
+    """Print the largest differences from one process, and the table of broken exchanges."""
+    if FOUND:
+        terminalreporter.section("largest differences from one process, as a share of what is allowed")
+        for case, (ratio, name) in sorted(FOUND.items(), key=lambda found: -found[1][0])[:LARGEST]:
+            terminalreporter.write_line(f"{ratio:.3f} | {name} | {case}")
     if CAUGHT:
         terminalreporter.section("broken exchanges, and what noticed them")
         for mutation, what in CAUGHT.items():

@@ -11,6 +11,8 @@ from tests.parity.cases import FEWEST, LAYOUTS, MORE_LAYOUTS, STEPS, Case
 from tests.parity.processes import Processes
 
 ALL = {**LAYOUTS, **MORE_LAYOUTS}
+FOUND: dict[Case, tuple[float, str]] = {}
+"""The largest difference of each case, as a share of what is allowed, and of what."""
 FAST = ("HSDP", "TP+SP", "Ulysses x ring x TP")
 
 
@@ -20,6 +22,8 @@ def marked(names: Iterable[str], fast: tuple[str, ...]) -> list[object]:
 
 def check(processes: Processes, case: Case) -> None:
     outcomes = processes.run(case)
+    found = [(ratio, f"{part} {name}") for outcome in outcomes for part, (ratio, name) in outcome.worst.items()]
+    FOUND[case] = max(found)
     for rank, outcome in enumerate(outcomes):
         for part, (ratio, name) in outcome.worst.items():
             assert ratio <= 1, f"rank {rank}: {part} {name} differs by {ratio:.3g} of what is allowed"
