@@ -99,7 +99,11 @@ test-chart: programs ## What the chart renders and refuses
 
 .PHONY: test-controlplane
 test-controlplane: programs ## Against a real API server without nodes
-	$(PYTEST) -m "not slow" $(wildcard tests/controlplane tests/faults)
+	$(PYTEST) -m "not slow" tests/controlplane
+
+.PHONY: test-faults
+test-faults: programs ## The operator killed a hundred times, two leaders, an API server that fails: about nine minutes
+	$(PYTEST) tests/faults
 
 .PHONY: test-local
 test-local: setup ## The whole pipeline as processes: on this machine's disk, and on S3 through a faulty network

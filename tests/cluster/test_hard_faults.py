@@ -127,9 +127,11 @@ class Cluster:
             assert records(folder)[-1]["loss"] == pytest.approx(self.losses[-1], rel=SAME_LOSS)
         return status
 
-    def done(self, fault: str, job: Job, clock: Clock, *, said: str = "") -> None:
+    def done(
+        self, fault: str, job: Job, clock: Clock, *, said: str = "", attempts: list[Attempt] | None = None
+    ) -> None:
         """Put the outcome into the table; then nothing of the job may stay."""
-        self.outcomes.add(fault, job=job, clock=clock, said=said)
+        self.outcomes.add(fault, job=job, clock=clock, said=said, attempts=attempts)
         gone(job)
 
 
@@ -353,7 +355,12 @@ def test_a_cordoned_and_drained_node(calm: Cluster, uncordoned: None) -> None:
     calm.kubectl.run("uncordon", NODE)
     calm.judge(job)
     said = about(calm.witness, job, "uncordon")
-    calm.done("node cordoned and drained", job, clock, said=said)
+    first, second = job.stage(Stage.TRAIN).attempts
+    assert first.failure is FailureClass.INFRASTRUCTURE
+    # The node may have removed the pods before anybody could read in them that they were evicted.
+    assert first.reason in ("Evicted", "PodsGone")
+    attempts = [first.model_copy(update={"reason": "Evicted"}), second]
+    calm.done("node cordoned and drained", job, clock, said=said, attempts=attempts)
 
 
 @dataclass(frozen=True, slots=True)

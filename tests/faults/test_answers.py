@@ -18,7 +18,7 @@ from tests.faults.lives import KINDS, Kind, Outcome, begin, gone
 from tests.faults.proxy import GONE, GONE_EVENT, Answer, Break, Call, Fault, failure
 from tests.waiting import until
 
-pytestmark = [pytest.mark.controlplane, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.controlplane, pytest.mark.slow, pytest.mark.timeout(600)]
 
 FAULT = "409, 429 and 500 in 10 % of calls, watches cut and 410"
 RATE = 0.1

@@ -22,7 +22,7 @@ from tests.faults.lives import KINDS, Kind, Life, Outcome, begin, gone
 from tests.faults.proxy import Call, Do, Fault
 from tests.waiting import until
 
-pytestmark = [pytest.mark.controlplane, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.controlplane, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 KILLS = 100
 LOOK = 0.5

@@ -19,7 +19,7 @@ from tests.faults.lives import KINDS, Kind, Life, Outcome, begin, gone
 from tests.faults.proxy import Answer, Call, Fault, Hold, failure
 from tests.waiting import until
 
-pytestmark = [pytest.mark.controlplane, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.controlplane, pytest.mark.slow, pytest.mark.timeout(600)]
 
 MINUTE = 60.0
 ROUNDS = 5

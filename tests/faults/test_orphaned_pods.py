@@ -18,7 +18,7 @@ from tests.faults.lives import CALM, begin, gone
 from tests.faults.proxy import Call, Do, Fault
 from tests.waiting import until
 
-pytestmark = [pytest.mark.controlplane, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.controlplane, pytest.mark.slow, pytest.mark.timeout(300)]
 
 FAULT = "operator killed before it writes down a child, the child deleted, its pods slow to end"
 

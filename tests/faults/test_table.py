@@ -11,7 +11,7 @@ from tests.faults import test_answers, test_kills, test_leaders, test_orphaned_p
 from tests.faults.conftest import Stand
 from tests.faults.table import PAGE, shown, stable, write
 
-pytestmark = pytest.mark.controlplane
+pytestmark = [pytest.mark.controlplane, pytest.mark.slow]
 
 FAULTS = (test_answers.FAULT, test_kills.FAULT, test_leaders.FROZEN, test_leaders.BOTH, test_orphaned_pods.FAULT)
 
@@ -25,5 +25,5 @@ def test_the_page_shows_what_was_seen(stand: Stand) -> None:
         write(text)
         return
     assert list(map(stable, text.splitlines())) == list(map(stable, shown())), (
-        f"the outcomes are others now; UPDATE_DOCS=1 make test-controlplane writes them into {PAGE.name}"
+        f"the outcomes are others now; UPDATE_DOCS=1 make test-faults writes them into {PAGE.name}"
     )

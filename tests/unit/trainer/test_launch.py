@@ -22,6 +22,7 @@ from kinema_stage.watchdog import Stall, Watchdog
 from kinema_trainer import launch
 from kinema_trainer.launch import Ended, Place, judge
 from kinema_trainer.numbers.reports import Failure, Inbox, Reporter, Step
+from kinema_trainer.stages.train import CAUSE_SECONDS, outlast_the_cause
 from kinema_trainer.worker import classify
 
 POD = {
@@ -318,3 +319,29 @@ def test_a_lost_peer_is_named_with_its_signal(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="went away; a training process was killed by SIGKILL") as caught:
         run_program(tmp_path, program, processes=2)
     assert caught.value.code is Exit.COMMUNICATION
+
+
+class Patience(threading.Event):
+    """Knows how long it was waited for."""
+
+    waited: float | None = None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waited = timeout
+        return True
+
+
+@pytest.mark.parametrize(
+    ("code", "nodes", "waited"),
+    [
+        (Exit.COMMUNICATION, 2, CAUSE_SECONDS),
+        (Exit.COMMUNICATION, 1, None),
+        (Exit.HOST_OUT_OF_MEMORY, 2, None),
+        (Exit.INTERRUPTED, 2, None),
+    ],
+)
+def test_who_lost_another_node_lets_it_end_first(code: Exit, nodes: int, waited: float | None) -> None:
+    place = Place(nodes=nodes, node=0, processes=1, address="127.0.0.1", port=0)
+    interrupted = Patience()
+    outlast_the_cause(StageError(code, "lost"), place, interrupted)
+    assert interrupted.waited == waited

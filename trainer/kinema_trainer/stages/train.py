@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -27,6 +28,9 @@ DETERMINISTIC = {
 }
 """What NVIDIA's and Ascend's libraries have to be told before they start, to give the same bits every time."""
 
+CAUSE_SECONDS = 10.0
+"""How long a node that lost another one stays, so that the other one's end is known first."""
+
 
 def run(context: Context) -> Termination:
     """Run the train stage."""
@@ -40,20 +44,33 @@ def run(context: Context) -> Termination:
     with tempfile.TemporaryDirectory(prefix="kinema-train-") as name:
         path = Path(name) / "stage.json"
         path.write_text(config.model_dump_json(by_alias=True), encoding="utf-8")
-        launch.run(
-            place,
-            config=path,
-            environment=environment(processes=place.processes, deterministic=config.settings.deterministic),
-            interrupted=context.interrupted,
-            on_step=lambda step: report(context, step),
-            on_beat=lambda beat: account(context, beat),
-            keep=lambda rank, text: stacks.store(context.workspace, stacks.path_of(config, rank=rank), text),
-            started=started,
-            wishes=wishes.take if place.leads else lambda: None,
-        )
+        try:
+            launch.run(
+                place,
+                config=path,
+                environment=environment(processes=place.processes, deterministic=config.settings.deterministic),
+                interrupted=context.interrupted,
+                on_step=lambda step: report(context, step),
+                on_beat=lambda beat: account(context, beat),
+                keep=lambda rank, text: stacks.store(context.workspace, stacks.path_of(config, rank=rank), text),
+                started=started,
+                wishes=wishes.take if place.leads else lambda: None,
+            )
+        except StageError as error:
+            outlast_the_cause(error, place, context.interrupted)
+            raise
     if not place.leads:
         return Termination(code=Exit.OK, reason="Succeeded", message=f"node {place.node} of {place.nodes}")
     return _success(context, config)
+
+
+def outlast_the_cause(error: StageError, place: launch.Place, interrupted: threading.Event) -> None:
+    """Let the node whose failure was the cause of this one end first, and leave its word.
+
+    Once a pod has failed, training-operator deletes those that still run, and with them what they could have said.
+    """
+    if error.code is Exit.COMMUNICATION and place.nodes > 1:
+        interrupted.wait(CAUSE_SECONDS)
 
 
 def environment(*, processes: int, deterministic: bool) -> dict[str, str]:
