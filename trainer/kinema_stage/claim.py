@@ -131,7 +131,9 @@ class Claim:
                 continue
             if not alive:
                 if not self._stop.is_set():
-                    logger.warning("claim %s: another worker has taken over", self._path)
+                    logger.warning(
+                        "claim %s: lost to another worker, or not renewed within %g s", self._path, self._ttl
+                    )
                 return
 
 
