@@ -97,6 +97,10 @@ test-mutation: setup ## Tests of `plan` and `decide` must see 90 % of all small 
 test-chart: programs ## What the chart renders and refuses
 	$(PYTEST) tests/chart
 
+.PHONY: test-parity
+test-parity: setup ## Layouts train as one process does; the other layouts, and what is broken on purpose: `test-all`
+	$(PYTEST) -m "not slow" tests/parity
+
 .PHONY: test-controlplane
 test-controlplane: programs ## Against a real API server without nodes
 	$(PYTEST) -m "not slow" tests/controlplane
@@ -114,7 +118,7 @@ test-cluster: programs images ## Against the full local cluster, with real conta
 	$(PYTEST) -m "not slow" tests/cluster
 
 .PHONY: test
-test: lint test-unit test-coverage test-chart test-local test-controlplane test-cluster ## All that must pass before a change lands
+test: lint test-unit test-coverage test-parity test-chart test-local test-controlplane test-cluster ## All that must pass before a change lands
 
 .PHONY: test-all
 test-all: test test-mutation ## `test`, and the slow tests too
