@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from kinema_api.base import Model
-from kinema_api.buckets import Geometry, decisive
+from kinema_api.buckets import decisive
 from kinema_api.catalogue import Entry
 from kinema_api.inputs import Dataset
 from kinema_api.job import Task
@@ -98,6 +98,4 @@ def _cut(video: ClipVideo) -> dict[str, Any]:
     buckets, seed = settings.pop("buckets"), settings.pop("seed")
     if not buckets:
         return settings
-    for field in Geometry._fields:
-        del settings[field]
     return {**settings, "buckets": decisive(video.buckets), "seed": seed}

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from kinema_api.attention import Attention
 from kinema_api.base import LabelMap, Model, Name, ObjectName, Quantity, QuantityMap, Text, Word, rules
-from kinema_api.buckets import Bucket
+from kinema_api.buckets import Bucket, Geometry
 from kinema_api.layout import Layout
 from kinema_api.lora import Lora
 from kinema_api.objective import Objective
@@ -149,6 +149,11 @@ class ClipVideo(Video):
     its source fills, among those into the longest, and falls through to the next where `keep` says so."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Decides which clips a bucket keeps."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_buckets_replace(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        return {name: value for name, value in data.items() if not (self.buckets and name in Geometry._fields)}
 
 
 class CheckSettings(StageSettings):

@@ -20,7 +20,7 @@ from kinema_api.pipeline import settings_of
 from kinema_api.plan import freeze
 from kinema_api.pool import Accelerator, PoolSpec
 from kinema_api.refusal import PlanError
-from kinema_api.settings import FeaturesSettings, PrepareSettings
+from kinema_api.settings import ClipVideo, FeaturesSettings, PrepareSettings
 from kinema_api.stage import JobRef, TrainConfig
 
 pytestmark = pytest.mark.unit
@@ -91,6 +91,14 @@ def test_it_is_refused_before_anything_is_booked(stages: dict[str, Any], reason:
 def test_tokens_are_those_of_the_transformer() -> None:
     assert tokens(Geometry(81, 480, 832), entry("wan2.1-t2v-1.3b")) == 32_760
     assert tokens(Geometry(1, 480, 832), entry("wan2.1-t2v-1.3b")) == 1560
+
+
+def test_what_buckets_replace_is_not_shown() -> None:
+    shown = {"frames", "height", "width"}
+    assert not shown & ClipVideo(buckets=[Bucket(**LONG)]).wire().keys()
+    assert shown < ClipVideo().wire().keys()
+    again = ClipVideo(buckets=[Bucket(**LONG)], fps=8)
+    assert ClipVideo.model_validate(again.wire()) == again
 
 
 def test_the_train_stage_knows_the_buckets_and_samples_have_the_largest() -> None:
