@@ -11,14 +11,18 @@ from kinema_api.catalogue import Entry
 from kinema_api.job import JobSpec, Task
 from kinema_api.names import Stage
 from kinema_api.objective import Masks
-from kinema_api.settings import Stages, StageSettings
+from kinema_api.settings import PodTemplate, Stages, StageSettings
 
 CPU_STAGES = frozenset({Stage.CHECK, Stage.PREPARE})
 """Stages that need neither an accelerator nor the family's image."""
+DEVICE_STAGES = frozenset({Stage.FEATURES, Stage.TRAIN, Stage.SAMPLE})
+"""Stages that compute on an accelerator; the others book none, even on a pool that has some."""
 SHARED_STAGES = frozenset({Stage.PREPARE, Stage.FEATURES, Stage.CONVERT})
 """Stages whose artifact any job of the workspace may use."""
 OPTIONAL_STAGES = frozenset({Stage.EXPORT, Stage.SAMPLE})
 """Stages that may be left out."""
+_GRACE_SECONDS = {Stage.TRAIN: 300}
+_DEFAULT_GRACE_SECONDS = 30
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,6 +75,11 @@ def pool_of(spec: JobSpec, stages: Stages, stage: Stage) -> str | None:
     if named is not None or stage in CPU_STAGES:
         return named
     return spec.defaults.pool
+
+
+def grace_seconds(stage: Stage, template: PodTemplate) -> int:
+    """Seconds between SIGTERM and SIGKILL: in them a training pod writes a checkpoint."""
+    return template.termination_grace_period_seconds or _GRACE_SECONDS.get(stage, _DEFAULT_GRACE_SECONDS)
 
 
 def pipeline(stages: Stages) -> tuple[Stage, ...]:

@@ -30,6 +30,7 @@ from kinema_api.names import (
     VERSION,
     Stage,
 )
+from kinema_api.pipeline import grace_seconds
 from kinema_api.pool import PoolSpec
 from kinema_api.progress import ENV_CA, ENV_TOKEN, ENV_URL
 from kinema_operator.manifests.attempt import AttemptPlan
@@ -42,9 +43,6 @@ Raw = dict[str, Any]
 USER = 65532
 """The user of our images."""
 TOKEN_SECONDS = 3600
-GRACE_SECONDS = {Stage.TRAIN: 300}
-"""Seconds between SIGTERM and SIGKILL: a training pod writes a checkpoint in them."""
-DEFAULT_GRACE = 30
 SECRET_MODE = 0o440
 """Readable by the pod's group, which is fsGroup, and by nobody else."""
 CPU_STAGE_RESOURCES = {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}
@@ -78,12 +76,11 @@ def template(plan: AttemptPlan) -> Raw:
 
 def _spec(plan: AttemptPlan, pool: PoolSpec | None) -> Raw:
     defaults = plan.spec.defaults
-    grace = plan.additions.termination_grace_period_seconds or GRACE_SECONDS.get(plan.stage, DEFAULT_GRACE)
     spec: Raw = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": grace,
+        "terminationGracePeriodSeconds": grace_seconds(plan.stage, plan.additions),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
