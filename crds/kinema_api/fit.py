@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from kinema_api import geometry
 from kinema_api.catalogue import Entry
 from kinema_api.layout import Layout, LayoutError, Sizes, Widths, by_distance, resolve
-from kinema_api.memory import Estimate, Work, bytes_of, estimate, gib
+from kinema_api.memory import Estimate, Work, estimate, gib
 from kinema_api.pool import Accelerator, PoolSpec
+from kinema_api.quantity import bytes_of
 from kinema_api.recompute import Recompute, RecomputeMode
 from kinema_api.settings import ClipVideo, TrainSettings
 

@@ -37,26 +37,11 @@ from kinema_api.recompute import Recompute, RecomputeMode
 from kinema_api.settings import Precision, TrainSettings
 
 GIB = 1 << 30
-_UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
-_UNITS |= {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50}
 FORWARD_ROWS, BACKWARD_ROWS = 3, 5
 """Float32 tensors of a token's width that are in flight where the forward pass ends, and while a block's gradients are
 made that was computed again."""
 TABLE_ROWS = 6
 """Rows of the time table in a block: shift, scale and gate of attention and feed-forward."""
-
-
-def bytes_of(quantity: str) -> int:
-    """The bytes of a Kubernetes quantity such as 80Gi.
-
-    Raises:
-        ValueError: it is none.
-    """
-    digits = quantity.rstrip("".join(_UNITS))
-    try:
-        return int(float(digits) * _UNITS[quantity[len(digits) :]])
-    except (KeyError, ValueError):
-        raise ValueError(f"{quantity} is no amount of memory; write for instance 80Gi") from None
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,10 @@ from kinema_api.names import (
 from kinema_api.pipeline import grace_seconds
 from kinema_api.pool import PoolSpec
 from kinema_api.progress import ENV_CA, ENV_TOKEN, ENV_URL
+from kinema_api.quantity import times
 from kinema_operator.manifests.attempt import AttemptPlan
 from kinema_operator.manifests.placement import placement
 from kinema_operator.manifests.profiles import collective_env, device_env
-from kinema_operator.manifests.quantity import times
 
 Raw = dict[str, Any]
 

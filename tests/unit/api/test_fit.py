@@ -18,9 +18,9 @@ from kinema_api.exits import Exit, StageError
 from kinema_api.fit import FitError, Place
 from kinema_api.inputs import Dataset, Storage, Weights
 from kinema_api.job import JobSpec, Task
-from kinema_api.memory import bytes_of
 from kinema_api.plan import freeze
 from kinema_api.pool import Accelerator, PoolSpec
+from kinema_api.quantity import bytes_of
 from kinema_api.refusal import PlanError
 from kinema_api.settings import ClipVideo, FeaturesSettings, PrepareSettings, TrainSettings
 from kinema_api.stage import CheckConfig, JobRef, TrainingPlace
@@ -198,16 +198,3 @@ def test_a_thousand_processes_and_many_buckets_are_answered_at_once() -> None:
             Place(world=6400, memory=bytes_of("1Gi")),
         )
     assert time.monotonic() - began < SECONDS
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("80Gi", 80 << 30), ("512Mi", 512 << 20), ("1.5G", 1_500_000_000), ("7", 7)]
-)
-def test_quantities_are_bytes(text: str, size: int) -> None:
-    assert bytes_of(text) == size
-
-
-@pytest.mark.parametrize("text", ["80GB", "80 Gi", "many", "", "Gi"])
-def test_what_is_no_quantity_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="write for instance 80Gi"):
-        bytes_of(text)

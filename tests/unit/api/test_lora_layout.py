@@ -13,9 +13,9 @@ from kinema_api.catalogue import entry
 from kinema_api.fit import Place
 from kinema_api.job import JobSpec
 from kinema_api.layout import Layout, Sizes
-from kinema_api.memory import bytes_of
 from kinema_api.plan import freeze
 from kinema_api.pool import Accelerator, PoolSpec
+from kinema_api.quantity import bytes_of
 from kinema_api.settings import ClipVideo, Stages, TrainSettings
 from kinema_trainer.planning import plan
 

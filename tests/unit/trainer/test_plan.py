@@ -171,7 +171,7 @@ def test_what_the_operator_refuses_is_not_planned(
 
 def test_an_amount_of_memory_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(job(tmp_path)), "--device-memory", "80GB"]) == Exit.USER
-    assert "--device-memory: 80GB is no amount of memory; write for instance 80Gi" in capsys.readouterr().err
+    assert "--device-memory: '80GB' is not a quantity; write for instance 500m, 4 or 80Gi" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

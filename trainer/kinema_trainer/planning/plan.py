@@ -25,9 +25,10 @@ from kinema_api.catalogue import Entry, entry
 from kinema_api.exits import Exit, StageError
 from kinema_api.job import JobSpec, Task
 from kinema_api.layout import Sizes
-from kinema_api.memory import Work, bytes_of, estimate, gib
+from kinema_api.memory import Work, estimate, gib
 from kinema_api.pipeline import settings_of
 from kinema_api.pool import Accelerator, PoolSpec
+from kinema_api.quantity import bytes_of
 from kinema_api.refusal import PlanError
 from kinema_api.settings import ClipVideo, TrainSettings
 from kinema_api.stage import TrainConfig, load_config
