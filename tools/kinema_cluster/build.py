@@ -87,7 +87,7 @@ TRAINING_OPERATOR = Tool(
 COREDNS = Tool(
     name="coredns",
     module="github.com/coredns/coredns",
-    programs={"coredns": Program("github.com/coredns/coredns", 2)},
+    programs={"coredns": Program(".", 1)},
 )
 KWOK = Tool(
     name="kwok",
@@ -129,7 +129,7 @@ def build_key(tool: Tool) -> str:
     return digest.hexdigest()[:12]
 
 
-def environment(tool: Tool) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The environment of every `go` command: the user's proxy settings, nothing else that could change a build."""
     dropped = {"GOFLAGS", "GOOS", "GOARCH", "GOEXPERIMENT", "GOBIN", "GOAMD64"}
     kept = {key: value for key, value in os.environ.items() if key not in dropped}
@@ -137,13 +137,13 @@ def environment(tool: Tool) -> dict[str, str]:
         "CGO_ENABLED": "0",
         "GOFLAGS": "",
         "GOWORK": "off",
-        "GOCACHE": str(compiled(tool)),
+        "GOCACHE": str(compiled()),
     }
 
 
-def compiled(tool: Tool) -> Path:
-    """Go's build cache of one tool: gigabytes, that only an interrupted build can use again."""
-    return cache() / "go-build" / tool.name
+def compiled() -> Path:
+    """Go's build cache: gigabytes, that the tools of one build share, and that an interrupted build can use again."""
+    return cache() / "go-build"
 
 
 def parse_go_version(text: str) -> tuple[int, int]:
@@ -166,22 +166,24 @@ def find_go() -> str:
 
 def ensure(*tools: Tool, progress: Progress = print) -> None:
     """Build what the cache lacks of these tools. Two callers at once build once."""
-    for tool in tools:
-        if not tool.home().is_dir():
-            with _locked(tool, progress):
-                if not tool.home().is_dir():
-                    _build(tool, progress)
+    if all(tool.home().is_dir() for tool in tools):
+        return
+    with _locked(progress):
+        for tool in tools:
+            if not tool.home().is_dir():
+                _build(tool, progress)
+        shutil.rmtree(compiled(), ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _locked(tool: Tool, progress: Progress) -> Iterator[None]:
+def _locked(progress: Progress) -> Iterator[None]:
     folder = cache() / "bin"
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f".{tool.name}.lock", "w") as lock:
+    with open(folder / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress(f"waiting for another build of {tool.name} ...")
+            progress("waiting for another build ...")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -210,12 +212,11 @@ def _build(tool: Tool, progress: Progress) -> None:
         for path in [partial / "manifests", *(partial / "manifests").rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
     partial.rename(home)
-    shutil.rmtree(compiled(tool), ignore_errors=True)
 
 
 def _go(tool: Tool, command: list[str]) -> str:
     done = subprocess.run(
-        ["nice", "-n", "5", *command], cwd=tool.folder, env=environment(tool), capture_output=True, text=True
+        ["nice", "-n", "5", *command], cwd=tool.folder, env=environment(), capture_output=True, text=True
     )
     if done.returncode:
         last = "\n".join(done.stderr.strip().splitlines()[-20:])

@@ -15,7 +15,7 @@ VERSIONS = {
     "kubernetes": "v1.36.3",
     "training-operator": "v1.9.3",
     "helm": "v3.22.0",
-    "coredns": "v1.12.4",
+    "coredns": "v1.15.0",
     "kwok": "v0.8.0",
 }
 
@@ -32,6 +32,16 @@ def test_kubernetes_replaces_its_31_staging_modules_at_one_version() -> None:
     assert len(replaced) == 31
     assert {line[-1] for line in replaced} == {"v0.36.3"}
     assert all(line[0] == line[2] for line in replaced)
+
+
+@pytest.mark.parametrize(("one", "other"), [(build.KWOK, build.KUBERNETES), (build.HELM, build.COREDNS)])
+def test_what_two_tools_share_is_compiled_once(one: build.Tool, other: build.Tool) -> None:
+    libraries = ("k8s.io/api", "k8s.io/apimachinery", "k8s.io/client-go", "golang.org/x/net", "golang.org/x/sys")
+    pins = [
+        {name: build.pinned_version((tool.folder / "go.mod").read_text(), name) for name in libraries}
+        for tool in (one, other)
+    ]
+    assert pins[0] == pins[1]
 
 
 def test_the_binary_knows_its_version() -> None:
@@ -85,7 +95,7 @@ def test_two_callers_build_once(tool: build.Tool, tmp_path: Path, monkeypatch: p
         caller.join()
     assert log.read_text() == "built\n"
     assert tool.binary("hello").read_text() == "binary\n"
-    assert not build.compiled(tool).exists()
+    assert not build.compiled().exists()
     assert any("building hello v1.2.3" in line for line in said)
 
 
