@@ -7,8 +7,9 @@ import re
 from decimal import Decimal
 
 _PARTS = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<suffix>[a-zA-Z]*)")
-_UNITS = {"": 1, "m": Decimal("0.001"), "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
-_UNITS |= {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50}
+_UNITS = {"": Decimal(1), "m": Decimal("0.001")}
+_UNITS |= {unit: Decimal(1000**power) for power, unit in enumerate(["k", "M", "G", "T", "P"], start=1)}
+_UNITS |= {unit: Decimal(1024**power) for power, unit in enumerate(["Ki", "Mi", "Gi", "Ti", "Pi"], start=1)}
 
 
 def times(quantity: str, factor: int) -> str:

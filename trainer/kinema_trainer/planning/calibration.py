@@ -113,7 +113,7 @@ class Calibration:
         dtype = spread.DTYPES[self.config.settings.precision]
         prediction = self.adapter.forward(self.model, batch, mesh=self.mesh, dtype=dtype)
         share = self.adapter.share(self.model, batch, mesh=self.mesh)
-        (self._loss(prediction, batch, share) / len(batch)).backward()  # type: ignore[no-untyped-call]
+        (self._loss(prediction, batch, share) / len(batch)).backward()
         self._settle()
         seconds = time.perf_counter() - began
         for parameter in self.model.parameters():
