@@ -155,6 +155,7 @@ class Worker:
 @contextmanager
 def workers(folder: Path, jobs: Sequence[tuple[FeaturesConfig, int, int]]) -> Iterator[list[Worker]]:
     """Worker processes, all started: (config, worker index, clips after which it freezes or -1)."""
+    folder.mkdir(exist_ok=True)
     context = multiprocessing.get_context("forkserver")
     # The libraries are imported once; every worker is a fork of that process, which has no threads.
     context.set_forkserver_preload([__name__])

@@ -45,13 +45,14 @@ def test_two_workers_of_a_job_share_the_shards(
     tmp_path: Path, workspace: FolderWorkspace, weights: Path, clips: tuple[Clip, ...]
 ) -> None:
     config = harness.make_config(workspace, weights, workers=2)
-    # The first one freezes in its second shard and so cannot do all of it alone.
-    with harness.workers(tmp_path, [(config, 0, 2), (config, 1, NEVER)]) as (first, second):
+    # The first one freezes in its second shard before the other one begins, so neither can do all of it alone.
+    with harness.workers(tmp_path / "first", [(config, 0, 2)]) as (first,):
         until("worker 0 freezes in its second shard", lambda: first.hangs)
-        until("worker 1 does its share", lambda: len(harness.sidecars(workspace, FOLDER)) == 3)
-        assert second.process.is_alive()
-        first.process.kill()
-        assert second.end().code == Exit.OK
+        with harness.workers(tmp_path / "second", [(config, 1, NEVER)]) as (second,):
+            until("worker 1 does its share", lambda: len(harness.sidecars(workspace, FOLDER)) == 3)
+            assert second.process.is_alive()
+            first.process.kill()
+            assert second.end().code == Exit.OK
     assert_complete(workspace, clips)
     holders = {sidecar.shard: sidecar.holder[-1] for sidecar in harness.sidecars(workspace, FOLDER)}
     assert holders == {

@@ -36,6 +36,7 @@ def test_kubernetes_replaces_its_31_staging_modules_at_one_version() -> None:
 
 @pytest.mark.parametrize(("one", "other"), [(build.KWOK, build.KUBERNETES), (build.HELM, build.COREDNS)])
 def test_what_two_tools_share_is_compiled_once(one: build.Tool, other: build.Tool) -> None:
+    """Who raises one of them raises the other: at two versions the same libraries are compiled twice."""
     libraries = ("k8s.io/api", "k8s.io/apimachinery", "k8s.io/client-go", "golang.org/x/net", "golang.org/x/sys")
     pins = [
         {name: build.pinned_version((tool.folder / "go.mod").read_text(), name) for name in libraries}
