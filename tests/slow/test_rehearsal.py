@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.trainer.test_planning import check_arithmetic, check_inferred, settings
+from tests.parity.test_planning import check_arithmetic, check_inferred, settings
 
 pytestmark = pytest.mark.slow
 

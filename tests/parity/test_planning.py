@@ -26,8 +26,6 @@ from kinema_trainer.planning.footprint import Part
 from kinema_trainer.planning.plan import Request, main
 from kinema_trainer.planning.rehearsal import Rehearsal, rehearse, total
 
-pytestmark = pytest.mark.unit
-
 CLIP = Geometry(17, 128, 256)
 VIDEO = ClipVideo(frames=17, height=128, width=256)
 
