@@ -16,7 +16,7 @@ PYTEST := $(PY) -m pytest
 export PATH := $(BIN):$(PATH)
 export PYTHONPATH := tools
 
-PURE_TESTS := tests/unit/decide tests/unit/api/test_plan.py tests/unit/api/test_refusals.py
+PURE_TESTS := tests/unit/decide $(addprefix tests/unit/api/test_,data_plan.py plan.py refusals.py tasks.py)
 
 # Only folders that are there: each is checked as soon as it exists.
 SOURCES := $(wildcard crds operator trainer tools images tests bench)
@@ -97,6 +97,10 @@ test-mutation: setup ## Tests of `plan` and `decide` must see 90 % of all small 
 test-chart: programs ## What the chart renders and refuses
 	$(PYTEST) tests/chart
 
+.PHONY: test-parity
+test-parity: setup ## Layouts train as one process does; the other layouts, and what is broken on purpose: `test-all`
+	$(PYTEST) -m "not slow" tests/parity
+
 .PHONY: test-controlplane
 test-controlplane: programs ## Against a real API server without nodes
 	$(PYTEST) -m "not slow" tests/controlplane
@@ -114,7 +118,7 @@ test-cluster: programs images ## Against the full local cluster, with real conta
 	$(PYTEST) -m "not slow" tests/cluster
 
 .PHONY: test
-test: lint test-unit test-coverage test-chart test-local test-controlplane test-cluster ## All that must pass before a change lands
+test: lint test-unit test-coverage test-parity test-chart test-local test-controlplane test-cluster ## All that must pass before a change lands
 
 .PHONY: test-all
 test-all: test test-mutation ## `test`, and the slow tests too
@@ -123,7 +127,7 @@ test-all: test test-mutation ## `test`, and the slow tests too
 ##@ Benchmarks
 .PHONY: bench
 bench: setup ## Every benchmark, one JSON line each; on a quiet machine
-	missed=0; for name in train_overhead encode reconcile_latency operator_memory; do \
+	missed=0; for name in train_overhead checkpoint_blocking packing data_wait encode reconcile_latency operator_memory; do \
 		$(PY) -m bench.$$name || missed=1; done; exit $$missed
 
 ##@ Cleaning

@@ -38,18 +38,18 @@ from kinema_api.catalogue import entry
 from kinema_api.inputs import Dataset, Storage, Weights
 from kinema_api.job import Task
 from kinema_api.names import Stage, artifact_folder
-from kinema_api.settings import FeaturesSettings, Video
+from kinema_api.settings import ClipVideo, FeaturesSettings, Video
 from kinema_api.stage import FeaturesConfig, JobRef
 from kinema_stage import artifact, clips, video
 from kinema_stage.context import Context, make_context
 from kinema_trainer import tiny
-from kinema_trainer.encoders import hide_loading_bars
-from kinema_trainer.mp4 import write_mp4
-from kinema_trainer.shards import ShardIndex
+from kinema_trainer.data.shards import ShardIndex
+from kinema_trainer.encoding.encoders import hide_loading_bars
+from kinema_trainer.encoding.mp4 import write_mp4
 from kinema_trainer.stages import features
 from kinema_trainer.threads import cpu_threads
 
-VIDEO = Video(frames=17, height=96, width=144, fps=16)
+VIDEO = ClipVideo(frames=17, height=96, width=144, fps=16)
 SOURCE = Video(frames=24, height=288, width=432, fps=16)
 TEXT_LENGTH = 256
 PER_SHARD = 4
@@ -117,8 +117,8 @@ def worker(setting: Setting) -> Context:
     for name, caption in setting.captions.items():
         info = video.probe(setting.videos / name)
         cut = clips.cut(video=name, tag=name, caption=caption, info=info, settings=VIDEO)
-        assert isinstance(cut, tuple), cut
-        found += cut
+        assert isinstance(cut, clips.Cut), cut
+        found += cut.clips
     folder = artifact_folder(Stage.PREPARE, "prepare")
     clips.write(context.workspace, folder, clips=found, quarantined=[])
     artifact.publish(

@@ -35,7 +35,7 @@ from kinema_api.stage import ConvertConfig, JobRef, StageConfig, TrainConfig
 from kinema_stage.artifact import Manifest, publish
 from kinema_stage.context import make_context
 from kinema_trainer import tiny
-from kinema_trainer.shards import EMPTY_TEXT, Sample, Sidecar, dump_tensor, shard_name, sidecar_name, write_shard
+from kinema_trainer.data.shards import EMPTY_TEXT, Sample, Sidecar, dump_tensor, shard_name, sidecar_name, write_shard
 from kinema_trainer.threads import cpu_threads
 
 FEATURES, CONVERTED = "features", "converted"
@@ -55,10 +55,11 @@ LEAST_STEP = 0.3
 
 
 class Setting:
-    """Weights, features and configs in a folder."""
+    """Weights, features and configs of a model in a folder."""
 
-    def __init__(self, root: Path, *, processes: int, threads: int) -> None:
+    def __init__(self, root: Path, *, processes: int, threads: int, spec: Entry = SPEC) -> None:
         self.root = root
+        self.spec = spec
         self.processes = processes
         self.threads = threads
         self.weights = root / "weights"
@@ -78,14 +79,14 @@ class Setting:
         self._common: dict[str, Any] = {
             "job": JobRef(namespace="local", name="bench", uid="0123456789"),
             "workspace": Storage(uri=f"file://{root / 'workspace'}"),
-            "model": SPEC,
+            "model": spec,
             "task": Task.T2V,
         }
 
     def make(self) -> None:
         """Write everything that training reads."""
         torch.manual_seed(0)
-        model = tiny.make_transformer(SPEC)
+        model = tiny.make_transformer(self.spec)
         torch.nn.init.normal_(model.proj_out.weight, std=0.02)
         model.save_pretrained(self.weights / "transformer")
         weights = Weights(uri=f"file://{self.weights}")
@@ -102,7 +103,7 @@ class Setting:
         return [sys.executable, "-m", "kinema_stage.main", stage, "--config", str(path)]
 
     def _features(self) -> None:
-        length, width = SPEC.text_length, SPEC.transformer.text_dim
+        length, width = self.spec.text_length, self.spec.transformer.text_dim
         clips = [
             Sample(key=f"clip-{index:02d}", latents=torch.randn(SHAPE), text=torch.randn(length, width))
             for index in range(SAMPLES)

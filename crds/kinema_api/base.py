@@ -52,7 +52,7 @@ DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 Name = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_SUBDOMAIN)]
 ModelName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9._]*[a-z0-9])?$")]
-Uri = Annotated[str, Field(min_length=1, max_length=768, pattern=r"^(pvc|s3|hf|file)://\S+$")]
+Uri = Annotated[str, Field(min_length=1, max_length=768, pattern=r"^((pvc|s3|hf|file)://\S+|mock://)$")]
 HttpUrl = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")]
 Text = Annotated[str, Field(max_length=4096)]
 ShortText = Annotated[str, Field(max_length=256)]

@@ -9,6 +9,9 @@ from pydantic import Field
 
 from kinema_api.base import HttpUrl, Model, ObjectName, ShortText, Uri, Word
 
+NOWHERE = "mock://"
+"""The address of a dataset that lies nowhere."""
+
 
 class SecretRef(Model):
     """A Secret of the job's namespace."""
@@ -52,6 +55,7 @@ class DatasetFormat(Word):
     FOLDER = "folder"
     CSV = "csv"
     JSONL = "jsonl"
+    MOCK = "mock"
 
 
 class Captions(Model):
@@ -63,16 +67,26 @@ class Captions(Model):
     """Column with the caption."""
 
 
+class Mock(Model):
+    """A dataset without videos."""
+
+    clips: int = Field(default=64, ge=1, le=10_000_000)
+    """Clips that there are."""
+
+
 class Dataset(Location):
     """The videos to learn from."""
 
-    uri: Uri
+    uri: Uri = NOWHERE
     """folder: a folder of videos, each with a caption beside it (NAME.txt, or NAME.json with the key caption).
-    csv, jsonl: the listing file. For instance pvc://data/clips or s3://data/clips/captions.csv."""
+    csv, jsonl: the listing file. For instance pvc://data/clips or s3://data/clips/captions.csv. mock: left out."""
     format: DatasetFormat = DatasetFormat.FOLDER
-    """folder, csv or jsonl."""
+    """folder, csv or jsonl; mock for a trial run without videos: random features of the right shapes, nothing is
+    decoded or encoded."""
     captions: Captions = Field(default_factory=Captions)
     """Column names of csv and jsonl."""
+    mock: Mock = Field(default_factory=Mock)
+    """What a mock has."""
 
 
 class Storage(Location):

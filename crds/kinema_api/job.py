@@ -13,10 +13,17 @@ from kinema_api.settings import PodTemplate, Stages
 
 
 class Task(Word):
-    """What the model turns into a video."""
+    """What becomes a video: text, and for i2v the first frame, flf2v the first and last, v2v the leading ones."""
 
     T2V = "t2v"
     I2V = "i2v"
+    FLF2V = "flf2v"
+    V2V = "v2v"
+
+    @property
+    def images(self) -> int:
+        """Frames that the image encoder sees: the first of the clip, or the first and the last."""
+        return {"i2v": 1, "flf2v": 2}.get(self.value, 0)
 
 
 class ModelSpec(Model):
@@ -130,12 +137,18 @@ class JobSpec(Model):
                 (f"has(self.{f}) == has(oldSelf.{f}) && (!has(self.{f}) || self.{f} == oldSelf.{f})", f"{f} {_FIXED}")
                 for f in ("engine", "stages")
             ),
-            *(
-                (
-                    f"self.{field}.uri.matches('^({PVC_ADDRESS}|{S3_ADDRESS})$')",
-                    f"{field}.uri: write pvc://CLAIM/PATH or s3://BUCKET/PREFIX",
-                )
-                for field in ("dataset", "storage")
+            (
+                f"has(self.dataset.uri) ? self.dataset.uri.matches('^({PVC_ADDRESS}|{S3_ADDRESS})$')"
+                " : has(self.dataset.format) && self.dataset.format == 'mock'",
+                "dataset.uri: write pvc://CLAIM/PATH or s3://BUCKET/PREFIX",
+            ),
+            (
+                "!(has(self.dataset.format) && self.dataset.format == 'mock' && has(self.dataset.uri))",
+                "dataset.uri: a mock lies nowhere; remove uri, or write another format",
+            ),
+            (
+                f"self.storage.uri.matches('^({PVC_ADDRESS}|{S3_ADDRESS})$')",
+                "storage.uri: write pvc://CLAIM/PATH or s3://BUCKET/PREFIX",
             ),
             (
                 f"self.model.weights.uri.matches('^({PVC_ADDRESS}|{S3_ADDRESS}|{HF_ADDRESS})$')",
@@ -143,10 +156,10 @@ class JobSpec(Model):
             ),
             *(
                 (
-                    f"!self.{field}.uri.matches('{LEAVES_ITS_ROOT}')",
+                    f"{guard}!self.{field}.uri.matches('{LEAVES_ITS_ROOT}')",
                     f"{field}.uri: the path may not contain '..', and in a bucket neither '.' nor '//'",
                 )
-                for field in ("dataset", "storage", "model.weights")
+                for field, guard in (("dataset", "!has(self.dataset.uri) || "), ("storage", ""), ("model.weights", ""))
             ),
             (
                 "!has(self.model.weights.revision) || self.model.weights.uri.startsWith('hf://')",

@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import Field
 
 from kinema_api.base import Model
+from kinema_api.buckets import decisive
 from kinema_api.catalogue import Entry
 from kinema_api.inputs import Dataset
 from kinema_api.job import Task
-from kinema_api.settings import FeaturesSettings, PrepareSettings
+from kinema_api.settings import ClipVideo, FeaturesSettings, PrepareSettings
 
 PREPARE_FORMAT = 1
 FEATURES_FORMAT = 1
@@ -43,6 +44,8 @@ class Inputs(Model):
     """Digest of the VAE's config and weight files."""
     text_encoder: str
     """Digest of tokenizer and text encoder."""
+    image_encoder: str = ""
+    """Digest of image processor and image encoder; empty for a task without given frames."""
 
 
 class Keys(Model):
@@ -67,7 +70,7 @@ def resolve(
             "format": PREPARE_FORMAT,
             "dataset": inputs.dataset,
             "columns": [dataset.format.value, dataset.captions.wire()],
-            "video": prepare.video.wire(),
+            "video": _cut(prepare.video),
         }
     )
     encoder_key = digest(
@@ -76,9 +79,10 @@ def resolve(
             "vae": inputs.vae,
             "text": inputs.text_encoder,
             "length": model.text_length,
-            "task": task.value,
+            "task": task.value if task.images else Task.T2V.value,
             "dtype": features.dtype.value,
         }
+        | ({"image": inputs.image_encoder} if task.images else {})
     )
     return Keys(
         prepare=prepare_key,
@@ -86,3 +90,12 @@ def resolve(
         features=digest({"prepare": prepare_key, "encoder": encoder_key, "shard": features.clips_per_shard}),
         convert=digest({"format": CONVERT_FORMAT, "transformer": inputs.transformer}),
     )
+
+
+def _cut(video: ClipVideo) -> dict[str, Any]:
+    """What of the settings decides which clips there are."""
+    settings = video.wire()
+    buckets, seed = settings.pop("buckets"), settings.pop("seed")
+    if not buckets:
+        return settings
+    return {**settings, "buckets": decisive(video.buckets), "seed": seed}

@@ -39,6 +39,14 @@ ANNOTATION_CONFIG = f"{GROUP}/stage-config"
 ANNOTATION_SERVER_CA = f"{GROUP}/server-ca"
 """The PEM certificates that the pod trusts when it posts progress."""
 
+ANNOTATION_PROFILE = f"{GROUP}/profile"
+"""On a job: asks its training to profile a few steps, for instance `steps=3`.
+
+`kinema_trainer.numbers.wish` has the format.
+"""
+HEADER_PROFILE = "Kinema-Profile"
+"""The header by which the server's answer to a progress post passes that annotation on."""
+
 PROGRESS_AUDIENCE = "progress.kinema.dev"
 
 CONTAINER = "pytorch"
@@ -49,6 +57,8 @@ CONFIG_PATH = f"{CONFIG_DIR}/stage.json"
 PROGRESS_DIR = "/var/run/secrets/kinema"
 ENV_ACCELERATOR = "KINEMA_ACCELERATOR"
 """What the pod holds, a value of `pool.Accelerator`: a stage that finds something else ends at once."""
+ENV_NODE = "KINEMA_NODE"
+"""The node that a training pod runs on."""
 VOLUMES_DIR = "/kinema/volumes"
 SECRETS_DIR = "/kinema/secrets"
 """Where a pod sees the Secrets of its job, a folder each; `ENV_SECRETS` names another root on a laptop."""

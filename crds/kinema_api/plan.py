@@ -1,99 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a job to its pipeline: pure, and the same for the operator and a laptop."""
+"""From a job to all that it depends on: pure, and the same for the operator and a laptop."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
 
-from kinema_api.catalogue import Entry, entry, model_names
-from kinema_api.inputs import Location
-from kinema_api.job import JobSpec, Task
-from kinema_api.keys import Keys
-from kinema_api.locations import check_address, claim_of, in_container
-from kinema_api.names import Stage
-from kinema_api.overrides import refusals
+from kinema_api import attention, fit, refusal
+from kinema_api.catalogue import Entry, entry
+from kinema_api.job import JobSpec
+from kinema_api.pipeline import CPU_STAGES, pipeline, pool_of, settings_of
 from kinema_api.pool import PoolSpec
-from kinema_api.settings import Stages, StageSettings, Video
-from kinema_api.stage import (
-    AnyStageConfig,
-    CheckConfig,
-    ConvertConfig,
-    ExportConfig,
-    FeaturesConfig,
-    JobRef,
-    PrepareConfig,
-    SampleConfig,
-    TrainConfig,
-)
+from kinema_api.refusal import PlanError
+from kinema_api.settings import Precision, Stages
 from kinema_api.status import Resolved
 
-AnyLocation = TypeVar("AnyLocation", bound=Location)
-
-CPU_STAGES = frozenset({Stage.CHECK, Stage.PREPARE})
-"""Stages that need neither an accelerator nor the family's image."""
-SHARED_STAGES = frozenset({Stage.PREPARE, Stage.FEATURES, Stage.CONVERT})
-"""Stages whose artifact any job of the workspace may use."""
-OPTIONAL_STAGES = frozenset({Stage.EXPORT, Stage.SAMPLE})
-"""Stages that may be left out."""
 STAGE_IMAGE = "stage"
 """Key of the light image of `CPU_STAGES` in the operator's table of images."""
-
-
-class PlanError(ValueError):
-    """The job cannot run as it is written; the message is for its author."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping; anything but a mapping is replaced whole."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def settings_of(spec: JobSpec, model: Entry) -> Stages:
-    """Every stage's settings: what the user wrote, over the family's defaults, over the built-in ones."""
-    written = spec.stages.model_dump(by_alias=True, exclude_unset=True)
-    stages = Stages.model_validate(merge(model.defaults, written))
-    schedule = stages.train.schedule
-    if "warmup_steps" not in spec.stages.train.schedule.model_fields_set:
-        short = min(schedule.warmup_steps, stages.train.steps // 10)
-        schedule = schedule.model_copy(update={"warmup_steps": short})
-    train = stages.train.model_copy(
-        update={
-            "schedule": schedule,
-            "nodes": stages.train.nodes or spec.defaults.nodes,
-            "devices_per_node": stages.train.devices_per_node or spec.defaults.devices_per_node,
-        }
-    )
-    sample = stages.sample.model_copy(update={"video": stages.sample.video or stages.prepare.video})
-    return stages.model_copy(update={"train": train, "sample": sample})
-
-
-def stage_settings(stages: Stages, stage: Stage) -> StageSettings:
-    """The settings of one stage."""
-    settings = getattr(stages, stage.value)
-    assert isinstance(settings, StageSettings)
-    return settings
-
-
-def pool_of(spec: JobSpec, stages: Stages, stage: Stage) -> str | None:
-    """The pool a stage runs on; None for a stage that needs no accelerator and names no pool."""
-    named = stage_settings(stages, stage).pool
-    if named is not None or stage in CPU_STAGES:
-        return named
-    return spec.defaults.pool
-
-
-def pipeline(stages: Stages) -> tuple[Stage, ...]:
-    """The stages that run, in order."""
-    return tuple(stage for stage in Stage if stage_settings(stages, stage).enabled)
 
 
 def freeze(*, spec: JobSpec, pools: Mapping[str, PoolSpec], images: Mapping[str, str]) -> Resolved:
@@ -111,92 +33,17 @@ def freeze(*, spec: JobSpec, pools: Mapping[str, PoolSpec], images: Mapping[str,
         model = entry(spec.model.name)
     except ValueError as error:
         raise PlanError("UnknownModel", f"spec.model.name: {error}") from None
-    _check_task(spec, model)
     stages = settings_of(spec, model)
-    _check_stages(stages)
-    _check_geometry(stages.prepare.video, model, "stages.prepare.video")
-    if stages.sample.enabled and stages.sample.video is not None:
-        _check_geometry(stages.sample.video, model, "stages.sample.video")
-    for field, location in (
-        ("dataset", spec.dataset),
-        ("model.weights", spec.model.weights),
-        ("storage", spec.storage),
-    ):
-        _check_uri(field, location.uri)
-    _check_templates(spec, stages)
+    refusal.check(spec, stages, model)
     used = _pools(spec, stages, pools)
-    stages = _fill_devices(spec, stages, used)
+    stages = _fill_layout(spec, _fill_devices(spec, stages, used), model, used)
+    _check_training(spec, stages, model, used)
     return Resolved(
         model=model.wire(),
         pools={name: pool.wire() for name, pool in used.items()},
         images=_images(spec, stages, model, used, images),
         stages=stages.wire(),
     )
-
-
-def _check_task(spec: JobSpec, model: Entry) -> None:
-    task = spec.model.task or model.tasks[0]
-    if task not in model.tasks:
-        can = ", ".join(task.value for task in model.tasks)
-        raise PlanError(
-            "TaskNotSupported",
-            f"spec.model.task: {model.name} cannot do {task.value}; write {can}, or name a model that can do"
-            f" {task.value}",
-        )
-    if task is not Task.T2V:
-        able = ", ".join(name for name in model_names() if Task.T2V in entry(name).tasks)
-        raise PlanError(
-            "TaskNotSupported",
-            f"spec.model.task: the native engine trains t2v, not yet {task.value}; name a model that can do t2v:"
-            f" {able}",
-        )
-
-
-def _check_stages(stages: Stages) -> None:
-    for stage in Stage:
-        if stage not in OPTIONAL_STAGES and not stage_settings(stages, stage).enabled:
-            raise PlanError("StageRequired", f"spec.stages.{stage}.enabled: later stages need {stage}; remove the line")
-    if stages.sample.enabled and not stages.export.enabled:
-        raise PlanError("StageRequired", "spec.stages.sample needs export: enable export, or disable sample too")
-    warmup, steps = stages.train.schedule.warmup_steps, stages.train.steps
-    if warmup >= steps:
-        raise PlanError(
-            "InvalidSchedule",
-            f"spec.stages.train.schedule.warmupSteps: {warmup} steps of warm-up do not fit into {steps} steps;"
-            f" set it to {steps // 10} or so",
-        )
-
-
-def _check_geometry(video: Video, model: Entry, where: str) -> None:
-    if (video.frames - 1) % model.vae.temporal:
-        low = video.frames - (video.frames - 1) % model.vae.temporal
-        raise PlanError(
-            "InvalidVideo",
-            f"spec.{where}.frames: {video.frames} is not {model.vae.temporal}n+1;"
-            f" use {low} or {low + model.vae.temporal}",
-        )
-    for axis, pixels in (("height", video.height), ("width", video.width)):
-        if pixels % model.stride:
-            low = max(model.stride, pixels - pixels % model.stride)
-            raise PlanError(
-                "InvalidVideo",
-                f"spec.{where}.{axis}: {pixels} does not divide by {model.stride}; use {low} or {low + model.stride}",
-            )
-
-
-def _check_uri(field: str, uri: str) -> None:
-    try:
-        check_address(uri)
-    except ValueError as error:
-        raise PlanError("InvalidAddress", f"spec.{field}.uri: {error}") from None
-
-
-def _check_templates(spec: JobSpec, stages: Stages) -> None:
-    found = refusals(spec.defaults.pod_template, "spec.defaults.podTemplate")
-    for stage in Stage:
-        found += refusals(stage_settings(stages, stage).pod_template, f"spec.stages.{stage}.podTemplate")
-    if found:
-        raise PlanError("InvalidPodTemplate", found[0])
 
 
 def _pools(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) -> dict[str, PoolSpec]:
@@ -217,8 +64,7 @@ def _pools(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) -> dict
 
 
 def _fill_devices(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) -> Stages:
-    name = pool_of(spec, stages, Stage.TRAIN)
-    assert name is not None
+    name = stages.train.pool or spec.defaults.pool
     pool = pools[name]
     devices = stages.train.devices_per_node or pool.devices_per_node
     nodes = stages.train.nodes
@@ -239,6 +85,25 @@ def _fill_devices(spec: JobSpec, stages: Stages, pools: Mapping[str, PoolSpec]) 
     return stages.model_copy(update={"train": train})
 
 
+def _fill_layout(spec: JobSpec, stages: Stages, model: Entry, pools: Mapping[str, PoolSpec]) -> Stages:
+    name = stages.train.pool or spec.defaults.pool
+    place = fit.place_of(stages.train, pools[name], name=name)
+    chosen = fit.choose(model, stages.train, stages.prepare.video, place)
+    return stages.model_copy(update={"train": chosen.train})
+
+
+def _check_training(spec: JobSpec, stages: Stages, model: Entry, pools: Mapping[str, PoolSpec]) -> None:
+    name = stages.train.pool or spec.defaults.pool
+    half = stages.train.precision is Precision.BF16
+    found = attention.refusal(stages.train.attention, accelerator=pools[name].accelerator, half=half)
+    if found is not None:
+        raise PlanError("InvalidAttention", f"spec.stages.train.attention: {found}")
+    try:
+        fit.check(model, stages.train, stages.prepare.video, fit.place_of(stages.train, pools[name], name=name))
+    except fit.FitError as error:
+        raise PlanError(error.reason, f"spec.{error}") from None
+
+
 def _images(
     spec: JobSpec, stages: Stages, model: Entry, pools: Mapping[str, PoolSpec], images: Mapping[str, str]
 ) -> dict[str, str]:
@@ -255,88 +120,3 @@ def _images(
             )
         chosen[stage.value] = images[key]
     return chosen
-
-
-def stage_config(
-    *, stage: Stage, spec: JobSpec, resolved: Resolved, job: JobRef, attempt: int, keys: Keys | None
-) -> AnyStageConfig:
-    """The config of one attempt.
-
-    Args:
-        stage: which stage.
-        spec: the job.
-        resolved: what `freeze` returned.
-        job: whom the stage works for.
-        attempt: counts from 1.
-        keys: what `check` resolved; None only for `check` itself.
-    """
-    model = Entry.stored(resolved.model)
-    stages = Stages.stored(resolved.stages)
-    common: dict[str, Any] = {
-        "job": job,
-        "attempt": attempt,
-        "workspace": _mounted(spec.storage),
-        "model": model,
-        "task": spec.model.task or model.tasks[0],
-    }
-    weights, dataset = _mounted(spec.model.weights), _mounted(spec.dataset)
-    if "weights" in resolved.pins:
-        weights = weights.model_copy(update={"revision": resolved.pins["weights"]})
-    if stage is Stage.CHECK:
-        return CheckConfig(**common, dataset=dataset, weights=weights, prepare=stages.prepare, features=stages.features)
-    if keys is None:
-        raise ValueError(f"stage {stage} needs the keys that check resolves")
-    match stage:
-        case Stage.PREPARE:
-            return PrepareConfig(**common, key=keys.prepare, dataset=dataset, settings=stages.prepare)
-        case Stage.FEATURES:
-            return FeaturesConfig(
-                **common,
-                key=keys.features,
-                dataset=dataset,
-                prepare_key=keys.prepare,
-                encoder_key=keys.encoder,
-                weights=weights,
-                settings=stages.features,
-            )
-        case Stage.CONVERT:
-            return ConvertConfig(**common, key=keys.convert, weights=weights, settings=stages.convert)
-        case Stage.TRAIN:
-            return TrainConfig(
-                **common,
-                features_key=keys.features,
-                convert_key=keys.convert,
-                nodes=stages.train.nodes or 1,
-                devices_per_node=stages.train.devices_per_node or 1,
-                settings=stages.train,
-            )
-        case Stage.EXPORT:
-            return ExportConfig(**common, weights=weights, ema=stages.train.ema.enabled, settings=stages.export)
-        case _:
-            return SampleConfig(**common, prepare_key=keys.prepare, settings=stages.sample)
-
-
-def _mounted(location: AnyLocation) -> AnyLocation:
-    """The location as a stage's container sees it."""
-    return location.model_copy(update={"uri": in_container(location.uri)})
-
-
-def locations(spec: JobSpec) -> tuple[Location, ...]:
-    """Everything outside the cluster's API that a job reads or writes."""
-    return (spec.dataset, spec.model.weights, spec.storage)
-
-
-def claims(spec: JobSpec) -> tuple[str, ...]:
-    """The claims that the job's pods mount, sorted."""
-    found = (claim_of(location.uri) for location in locations(spec))
-    return tuple(sorted({claim.name for claim in found if claim is not None}))
-
-
-def secrets(spec: JobSpec) -> tuple[str, ...]:
-    """The Secrets that the job's pods mount, sorted."""
-    return tuple(sorted({location.secret_ref.name for location in locations(spec) if location.secret_ref is not None}))
-
-
-def staged(spec: JobSpec) -> bool:
-    """Whether pods need local space for what does not lie on a volume."""
-    return any(claim_of(location.uri) is None for location in locations(spec))

@@ -119,6 +119,9 @@ class PoolSpec(Model):
     """Accelerators of one node; processes for a cpu pool."""
     nodes: int = Field(default=100, ge=1, le=100_000)
     """Nodes of the pool: a job that asks for more is refused at once."""
+    device_memory: Quantity | None = None
+    """Memory of one accelerator (of one process, on a cpu pool), for instance 80Gi: a training job that cannot fit is
+    refused before anything is booked. Nobody is refused for memory when left out."""
     resource_name: LabelKey | None = None
     """The device plugin's resource: nvidia.com/gpu, huawei.com/Ascend910 (default) or huawei.com/npu."""
     node_selector: LabelMap = Field(default_factory=dict)

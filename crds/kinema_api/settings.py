@@ -9,14 +9,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from kinema_api.attention import Attention
 from kinema_api.base import LabelMap, Model, Name, ObjectName, Quantity, QuantityMap, Text, Word, rules
+from kinema_api.buckets import Bucket, Geometry
+from kinema_api.layout import Layout
+from kinema_api.lora import Lora
+from kinema_api.objective import Objective
+from kinema_api.packing import Packing
 from kinema_api.pool import Toleration
+from kinema_api.recompute import Recompute
 from kinema_api.reserved import DOMAINS, ENV, KEY, KEYS, LABEL, OWNED
+from kinema_api.schedule import Schedule
+from kinema_api.validation import Validation
 
 _RAW = Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class EnvVar(Model):
@@ -123,6 +131,31 @@ class Video(Model):
     """At most this many clips of one video, evenly spread; 0 takes all that fit."""
 
 
+class ClipVideo(Video):
+    """The geometries of training clips: one, or those of buckets."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.buckets) || size(self.buckets) == 0"
+                " || !(has(self.frames) || has(self.height) || has(self.width))",
+                "buckets take the place of frames, height and width: remove those",
+            ),
+        )
+    )
+
+    buckets: list[Bucket] = Field(default_factory=list, max_length=64)
+    """Several geometries in place of frames, height and width. A clip goes into the bucket of the largest frame that
+    its source fills, among those into the longest, and falls through to the next where `keep` says so."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Decides which clips a bucket keeps."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_buckets_replace(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        return {name: value for name, value in data.items() if not (self.buckets and name in Geometry._fields)}
+
+
 class CheckSettings(StageSettings):
     """Validates inputs before any accelerator is booked."""
 
@@ -130,8 +163,8 @@ class CheckSettings(StageSettings):
 class PrepareSettings(StageSettings):
     """Walks the dataset, probes each video and cuts it into clips."""
 
-    video: Video = Field(default_factory=Video)
-    """The geometry of a clip."""
+    video: ClipVideo = Field(default_factory=ClipVideo)
+    """The geometry of a clip, or several."""
 
 
 class FeatureDtype(Word):
@@ -157,32 +190,6 @@ class ConvertSettings(StageSettings):
     """Turns the diffusers weights into the trainer's sharded checkpoint, and verifies every tensor."""
 
 
-class TimestepSampling(Word):
-    """The distribution of training timesteps before the shift."""
-
-    UNIFORM = "uniform"
-    LOGIT_NORMAL = "logit-normal"
-
-
-class Objective(Model):
-    """Rectified flow: x_t = (1 - sigma) x_0 + sigma noise, target noise - x_0 (Wan's sign)."""
-
-    timesteps: TimestepSampling = TimestepSampling.LOGIT_NORMAL
-    """How u in (0, 1) is drawn for each sample."""
-    logit_mean: float = Field(default=0.0, ge=-10, le=10)
-    """Mean of the normal whose sigmoid is u (logit-normal only)."""
-    logit_std: float = Field(default=1.5, gt=0, le=10)
-    """Standard deviation of that normal (logit-normal only)."""
-    uniform_mix: Fraction = 0.2
-    """Share of samples that draw u uniformly all the same (logit-normal only)."""
-    shift: float = Field(default=2.5, ge=0.01, le=100)
-    """sigma = shift u / (1 + (shift - 1) u): above 1 spends more steps on noisy inputs."""
-    weighted: bool = True
-    """Weigh each sample's loss by 1 + shift sigma."""
-    caption_dropout: Fraction = 0.1
-    """Share of samples trained on the empty caption, for classifier-free guidance."""
-
-
 class Optimizer(Model):
     """AdamW."""
 
@@ -198,24 +205,6 @@ class Optimizer(Model):
     """Decoupled weight decay of matrices; norms, biases and tables have none."""
     clip_norm: float = Field(default=1.0, ge=0, le=1e6)
     """Largest global gradient norm; 0 clips nothing."""
-
-
-class ScheduleKind(Word):
-    """Shape of the learning rate after the warm-up."""
-
-    COSINE = "cosine"
-    CONSTANT = "constant"
-
-
-class Schedule(Model):
-    """The learning rate over steps."""
-
-    kind: ScheduleKind = ScheduleKind.COSINE
-    """Shape after the warm-up."""
-    warmup_steps: int = Field(default=100, ge=0, le=10_000_000)
-    """Steps of linear rise from 0. What you leave out is at most a tenth of the run."""
-    final_ratio: Fraction = 0.1
-    """Learning rate at the last step as a share of the peak (cosine only)."""
 
 
 class Precision(Word):
@@ -254,7 +243,11 @@ class TrainSettings(StageSettings):
                 "!has(self.steps) || !has(self.schedule) || !has(self.schedule.warmupSteps)"
                 " || self.schedule.warmupSteps < self.steps",
                 "schedule.warmupSteps must be below steps",
-            )
+            ),
+            (
+                "!(has(self.packing) && has(self.batchPerDevice))",
+                "packing fills a forward pass by tokens: remove batchPerDevice",
+            ),
         )
     )
 
@@ -264,16 +257,30 @@ class TrainSettings(StageSettings):
     """Accelerators, and processes, of a pod; `defaults.devicesPerNode` when left out."""
     steps: int = Field(default=10_000, ge=1, le=100_000_000)
     """Optimizer steps of the whole run."""
+    layout: Layout = Field(default_factory=Layout)
+    """How model and data are spread over the processes; all axes are 1 but `shard` when left out, and with `lora` but
+    `replicate` if a whole copy of the model fits into the pool's `deviceMemory`."""
     batch_per_device: int = Field(default=1, ge=1, le=4096)
-    """Clips of one forward pass on one device."""
+    """Clips of one forward pass of one copy of the model; a copy may span several devices, see `layout`."""
     accumulate: int = Field(default=1, ge=1, le=4096)
-    """Forward passes of one optimizer step; a step takes batchPerDevice x accumulate x devices clips."""
+    """Forward passes of one optimizer step; a step takes batchPerDevice x accumulate x replicate x shard clips."""
+    packing: Packing | None = None
+    """Put clips of unequal length side by side into one forward pass, in place of batches of equal ones."""
     seed: int = Field(default=1234, ge=0, le=2**31 - 1)
     """Seed of data order, noise and timesteps."""
     precision: Precision = Precision.BF16
     """Number format of the computation."""
-    recompute: bool = False
-    """Recompute activations in the backward pass, to save memory."""
+    recompute: Recompute = Field(default_factory=Recompute)
+    """What is kept for the backward pass, and where."""
+    compile: bool = False
+    """Compile the model's repeated block with torch.compile: once, at the first steps."""
+    attention: Attention = Attention.NATIVE
+    """Who computes attention: native (torch picks), flash, efficient, cudnn, math, npu. What the pool's accelerator
+    does not have is refused."""
+    deterministic: bool = False
+    """Only kernels that give the same bits every time; slower on an accelerator. What has no such kernel fails."""
+    lora: Lora = Field(default_factory=Lora)
+    """Train low-rank additions in place of the weights."""
     objective: Objective = Field(default_factory=Objective)
     """What is learned."""
     optimizer: Optimizer = Field(default_factory=Optimizer)
@@ -284,6 +291,8 @@ class TrainSettings(StageSettings):
     """When state is saved and what is kept."""
     ema: Ema = Field(default_factory=Ema)
     """A moving average of the weights."""
+    validation: Validation = Field(default_factory=Validation)
+    """Clips that are held out, and videos that are generated, to see how training goes."""
     log_every: int = Field(default=1, ge=1, le=10_000)
     """Steps between two log lines."""
 

@@ -11,11 +11,14 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from kinema_api.base import Model
+from kinema_api.buckets import Bucket
 from kinema_api.catalogue import Entry
 from kinema_api.inputs import Dataset, Storage, Weights
 from kinema_api.job import Task
 from kinema_api.names import Stage, artifact_folder, run_folder
+from kinema_api.pool import Accelerator
 from kinema_api.settings import (
+    ClipVideo,
     ConvertSettings,
     ExportSettings,
     FeaturesSettings,
@@ -58,6 +61,19 @@ class StageConfig(Model):
         return run_folder(namespace=self.job.namespace, name=self.job.name, uid=self.job.uid)
 
 
+class TrainingPlace(Model):
+    """What the job trains on."""
+
+    world: int
+    """Processes of the training."""
+    accelerator: Accelerator
+    """Of what kind."""
+    memory: int | None = None
+    """Bytes of one device, as far as the pool says."""
+    name: str = ""
+    """Whose device, for a sentence."""
+
+
 class CheckConfig(StageConfig):
     """Validate inputs, probe the workspace, resolve keys, report which artifacts exist."""
 
@@ -70,6 +86,10 @@ class CheckConfig(StageConfig):
     """What decides the prepare key."""
     features: FeaturesSettings
     """What decides the features key."""
+    train: TrainSettings | None = None
+    """What has to fit into `place`; nothing is asked when left out."""
+    place: TrainingPlace | None = None
+    """What the job trains on."""
 
 
 class PrepareConfig(StageConfig):
@@ -126,8 +146,14 @@ class TrainConfig(StageConfig):
     """Pods of the gang."""
     devices_per_node: int
     """Processes of a pod."""
+    weights: Weights | None = None
+    """The pretrained pipeline folder, whose encoders are needed where training generates videos; None elsewhere."""
+    buckets: list[Bucket] = Field(default_factory=list)
+    """The geometries of clips, with the batch of each; empty where there is one geometry."""
     settings: TrainSettings
     """Everything else."""
+    video: ClipVideo | None = None
+    """The geometries of the clips, for what has to be known before the features are read."""
 
 
 class ExportConfig(StageConfig):
@@ -148,6 +174,8 @@ class SampleConfig(StageConfig):
     stage: Literal[Stage.SAMPLE] = Stage.SAMPLE
     prepare_key: str
     """The manifest whose first captions are prompts when the settings have none."""
+    dataset: Dataset | None = None
+    """The videos, whose first frames a task that is given frames begins with; None for the other tasks."""
     settings: SampleSettings
     """Prompts, seeds and sampler; `video` is filled in."""
 

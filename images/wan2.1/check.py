@@ -12,6 +12,7 @@ check(
         "kinema_stage",
         "kinema_trainer",
         "matplotlib",
+        "peft",
         "tensorboard",
         "torch",
         "transformers",

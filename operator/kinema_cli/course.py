@@ -8,12 +8,15 @@ import uuid
 from dataclasses import dataclass
 
 from kinema_api.catalogue import entry
+from kinema_api.configs import stage_config
 from kinema_api.job import JobSpec
 from kinema_api.keys import Keys
 from kinema_api.names import Stage, run_folder
 from kinema_api.overrides import merged
-from kinema_api.plan import PlanError, freeze, pipeline, pool_of, settings_of, stage_config, stage_settings
+from kinema_api.pipeline import DEVICE_STAGES, grace_seconds, pipeline, pool_of, settings_of, stage_settings
+from kinema_api.plan import freeze
 from kinema_api.pool import Accelerator, PoolSpec
+from kinema_api.refusal import PlanError
 from kinema_api.settings import PodTemplate, Stages, StageSettings
 from kinema_api.stage import AnyStageConfig, JobRef
 from kinema_api.status import Resolved
@@ -22,10 +25,6 @@ from kinema_cli.errors import CommandError
 from kinema_cli.jobfile import JobFile
 from kinema_cli.machine import Machine
 
-DEVICE_STAGES = frozenset({Stage.FEATURES, Stage.TRAIN, Stage.SAMPLE})
-"""Stages that compute on the accelerator; in a cluster only these are given one."""
-_GRACE = {Stage.TRAIN: 300}
-_DEFAULT_GRACE = 30
 _NAMES = uuid.UUID("6f0c2f1e-1a1c-5a39-9f43-7d8a35b4f3c1")
 
 
@@ -70,7 +69,7 @@ class Course:
 
     def grace(self, stage: Stage) -> int:
         """Seconds between SIGTERM and SIGKILL."""
-        return self.template(stage).termination_grace_period_seconds or _GRACE.get(stage, _DEFAULT_GRACE)
+        return grace_seconds(stage, self.template(stage))
 
     def accelerator(self, stage: Stage) -> Accelerator:
         """What the stage computes on."""

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 import yaml
 
 from kinema_api.names import Stage
+from kinema_api.pipeline import DEVICE_STAGES
 from kinema_api.settings import StageSettings
-from kinema_cli.course import DEVICE_STAGES, Course
+from kinema_cli.course import Course
 from kinema_cli.process import command
 
 _COMMON = frozenset(StageSettings.model_fields)

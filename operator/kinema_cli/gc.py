@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from kinema_api.garbage import GarbageConfig, GarbageResult
 from kinema_api.inputs import Storage
 from kinema_api.names import Stage, artifact_folder
-from kinema_api.plan import SHARED_STAGES
+from kinema_api.pipeline import SHARED_STAGES
 from kinema_cli.errors import CommandError
 from kinema_cli.records import Record
 

@@ -16,7 +16,7 @@ from types import FrameType
 from kinema_api.exits import Exit, Termination
 from kinema_api.keys import Keys
 from kinema_api.names import Stage
-from kinema_api.plan import SHARED_STAGES
+from kinema_api.pipeline import SHARED_STAGES
 from kinema_cli.course import Course
 from kinema_cli.process import StageProcess, command, environment, retryable
 from kinema_cli.records import Folder

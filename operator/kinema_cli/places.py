@@ -10,7 +10,7 @@ from typing import TypeVar
 from kinema_api.inputs import Location
 from kinema_api.job import JobSpec
 from kinema_api.locations import check_address, claim_of
-from kinema_api.plan import claims, locations
+from kinema_api.mounts import claims, locations
 from kinema_cli.errors import CommandError
 
 AnyLocation = TypeVar("AnyLocation", bound=Location)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from kinema_api.exits import FailureClass, Termination
 from kinema_api.locations import for_user, join
 from kinema_api.names import Stage, artifact_folder
-from kinema_api.plan import SHARED_STAGES
+from kinema_api.pipeline import SHARED_STAGES
 from kinema_api.status import Attempt, AttemptState, StageState
 from kinema_operator.draft import Draft, keys_of
 from kinema_operator.failures import NO_RESULT, Failure

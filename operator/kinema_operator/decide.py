@@ -13,7 +13,8 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from kinema_api.job import JobSpec
-from kinema_api.plan import PlanError, freeze
+from kinema_api.plan import freeze
+from kinema_api.refusal import PlanError
 from kinema_api.status import JobStatus, Phase
 from kinema_operator.conditions import with_conditions
 from kinema_operator.draft import Draft

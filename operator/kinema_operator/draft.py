@@ -9,7 +9,7 @@ from kinema_api.exits import FailureClass
 from kinema_api.job import JobSpec
 from kinema_api.keys import Keys
 from kinema_api.names import Stage
-from kinema_api.plan import pipeline, stage_settings
+from kinema_api.pipeline import pipeline, stage_settings
 from kinema_api.settings import Stages, StageSettings
 from kinema_api.stage import JobRef
 from kinema_api.status import (

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pydantic import ValidationError
 
 from kinema_api.names import CONTAINER, LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE, Stage
-from kinema_api.plan import stage_settings
+from kinema_api.pipeline import stage_settings
 from kinema_api.pool import PoolSpec
 from kinema_api.settings import Stages
 from kinema_api.status import Attempt, AttemptState, JobStatus, StageStatus

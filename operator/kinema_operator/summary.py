@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from kinema_api.locations import join
 from kinema_api.names import Stage, run_folder
-from kinema_api.plan import pipeline
+from kinema_api.pipeline import pipeline
 from kinema_api.status import AttemptState, JobStatus, Phase, StageState, StageStatus
 from kinema_operator import denied
 from kinema_operator.conditions import Truth, with_conditions

@@ -6,7 +6,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from kinema_api.names import Stage, child_name
-from kinema_api.plan import pipeline
+from kinema_api.pipeline import pipeline
 from kinema_api.status import Attempt, AttemptState, Progress, StageState
 from kinema_operator import closing
 from kinema_operator.draft import Draft

@@ -44,11 +44,12 @@ async def post_progress(
     body = await _limited_body(request)
     progress = progress_of(_parse(body).trainer_status, stage=stage, attempt=attempt, received=received)
     try:
-        await shared.writer.submit(namespace=namespace, name=name, uid=uid, progress=progress)
+        wish = await shared.writer.submit(namespace=namespace, name=name, uid=uid, progress=progress)
     except Refusal:
         shared.verdicts.forget(token=token, path=request.url.path)
         raise
-    return Response(body, media_type="application/json")
+    headers = {names.HEADER_PROFILE: wish} if wish else None
+    return Response(body, media_type="application/json", headers=headers)
 
 
 async def _job_uid(shared: Services, *, token: str, path: str, target: Target) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
-from kinema_api.names import Stage
+from kinema_api.names import ANNOTATION_PROFILE, Stage
 from kinema_api.status import Progress
 from kinema_kube import Kube
 from kinema_kube.errors import ConflictError, KubeError, NotFoundError
@@ -34,6 +35,7 @@ _FAILURES_LIMIT = 20
 _CONFLICTS_LIMIT = 5
 """Tries of one write that somebody else's write to the job comes between."""
 _CLOSING_SECONDS = 5.0
+_WISH = re.compile(r"[!-~]([ -~]{0,126}[!-~])?")
 
 
 def _utc_now() -> datetime:
@@ -47,6 +49,8 @@ class _Lane:
     uid: str
     pending: Progress | None = None
     told: Progress | None = None
+    wish: str | None = None
+    """What the job's annotation says that its training shall profile, when it was last read."""
     due: float = 0.0
     """Loop time before which nothing but a first or a last post is written."""
     failures: int = 0
@@ -108,8 +112,11 @@ class Writer:
     def __len__(self) -> int:
         return len(self._lanes)
 
-    async def submit(self, *, namespace: str, name: str, uid: str, progress: Progress) -> None:
+    async def submit(self, *, namespace: str, name: str, uid: str, progress: Progress) -> str | None:
         """Take a job's latest progress; it is written now or when it is due.
+
+        Returns:
+            The wish to profile that the job had when it was last read.
 
         Raises:
             Refusal: 404 or 409, the job or the attempt is gone; 503, the API server does not take it now.
@@ -126,6 +133,7 @@ class Writer:
             lane.waiters.append(waiter)
             lane.wake.set()
             await waiter
+        return lane.wish
 
     async def close(self) -> None:
         """Write what is pending, and stop."""
@@ -197,6 +205,7 @@ class Writer:
                 job = await self._kube.get(VIDEO_TRAINING_JOBS, lane.name, namespace=lane.namespace)
                 if job["metadata"]["uid"] != lane.uid:
                     raise _gone(lane)
+                lane.wish = wish_of(job)
                 wait = delay(job, progress, interval=self._interval, now=self._now())
                 if wait and not self._closing:
                     return wait
@@ -216,6 +225,12 @@ class Writer:
         identity = {key: job["metadata"][key] for key in ("namespace", "name", "resourceVersion")}
         body = {"metadata": identity, "status": {"progress": with_loss(progress, job).wire()}}
         await self._kube.apply(VIDEO_TRAINING_JOBS, body, manager=FIELD_MANAGER, force=True, subresource="status")
+
+
+def wish_of(job: Mapping[str, Any]) -> str | None:
+    """The annotation by which somebody asks for a profile; None when it is none that a header can carry."""
+    wish = (job["metadata"].get("annotations") or {}).get(ANNOTATION_PROFILE)
+    return wish if wish and _WISH.fullmatch(wish) else None
 
 
 def with_loss(progress: Progress, job: Mapping[str, Any]) -> Progress:

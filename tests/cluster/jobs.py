@@ -18,7 +18,7 @@ from kinema_demo.report import explain
 from kinema_demo.workspace import Shell, inside
 
 from kinema_api.names import LABEL_JOB_UID, Stage, artifact_folder
-from kinema_api.plan import merge
+from kinema_api.pipeline import merge
 from kinema_api.status import Attempt, JobStatus, Phase, StageStatus
 from kinema_cluster.full import WORKSPACE
 
@@ -149,9 +149,9 @@ class Jobs:
         """A workspace of its own, below the one volume."""
         return f"pvc://{WORKSPACE}/tests/{self.session}/{name}"
 
-    def start(self, name: str, *, root: str, stages: Mapping[str, Any], **spec: Any) -> Job:
-        """Apply the demo's job under another name, with other settings."""
-        base: Object = yaml.safe_load(Path(JOB).read_text(encoding="utf-8"))
+    def start(self, name: str, *, root: str, stages: Mapping[str, Any], example: Path = JOB, **spec: Any) -> Job:
+        """Apply the demo's job, or another example, under another name, with other settings."""
+        base: Object = yaml.safe_load(example.read_text(encoding="utf-8"))
         base["metadata"]["name"] = name
         settings = merge(base["spec"], {"storage": {"uri": root}, "stages": stages, **spec})
         self.kubectl.apply({**base, "spec": settings})

@@ -19,7 +19,7 @@ from kinema_cluster.full import FullCluster
 
 from tests.waiting import until
 
-WORKER = "kinema_trainer.worker"
+WORKER, LAUNCHER = "kinema_trainer.worker", "torch.distributed.run"
 
 
 def local(cluster: Target) -> FullCluster:
@@ -45,9 +45,18 @@ def kill(cluster: Target, *pods: Object) -> None:
     until(f"pids {pids} are gone", lambda: not any(_alive(pid) for pid in pids), seconds=20)
 
 
+def training_processes(cluster: Target, pod: Object) -> list[int]:
+    """The processes of a pod that train, by their pids on this machine."""
+    return [
+        pid
+        for pid in _descendants(process_of(cluster, pod))
+        if WORKER in (command := _command(pid)) and LAUNCHER not in command
+    ]
+
+
 def training_process(cluster: Target, pod: Object) -> int:
-    """The process of a pod that trains, by its pid on this machine."""
-    found = [pid for pid in _descendants(process_of(cluster, pod)) if WORKER in _command(pid)]
+    """The only process of a pod that trains, by its pid on this machine."""
+    found = training_processes(cluster, pod)
     assert len(found) == 1, f"{pod['metadata']['name']}: training processes {found}"
     return found[0]
 

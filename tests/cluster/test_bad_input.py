@@ -24,7 +24,7 @@ from kinema_demo.workspace import Shell, inside
 
 from kinema_api.exits import Exit
 from kinema_api.names import LABEL_JOB_UID, Stage
-from kinema_api.plan import merge
+from kinema_api.pipeline import merge
 from kinema_api.status import AttemptState, JobStatus, Phase, StageState
 from kinema_cluster.full import WORKSPACE
 

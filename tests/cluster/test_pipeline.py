@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -12,13 +11,12 @@ import av
 import numpy as np
 import pytest
 from kinema_demo.curve import losses
-from kinema_demo.install import ROOT
 from kinema_demo.workspace import Shell, inside
 
 from kinema_api.names import Stage
-from kinema_cluster.paths import cache
 
 from tests.cluster.jobs import Job, done
+from tests.fresh import fresh_environment
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -38,9 +36,9 @@ FROM_CHECKPOINT = """
 from pathlib import Path
 from diffusers import WanTransformer3DModel
 from kinema_stage.workspace import FolderWorkspace
-from kinema_trainer import dcp
-from kinema_trainer.checkpoints import require
-from kinema_trainer.weights import read_into
+from kinema_trainer.checkpoints import dcp
+from kinema_trainer.checkpoints.folders import require
+from kinema_trainer.checkpoints.weights import read_into
 root, run, weights = sys.argv[1:]
 workspace = FolderWorkspace(f"file://{root}")
 model = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(Path(weights, "transformer")))
@@ -135,21 +133,3 @@ def test_the_export_equals_the_checkpoint_in_a_fresh_environment(
     assert len(found) == len(wanted) == 16 * 5 * 8 * 12
     assert np.abs(np.subtract(found, wanted)).max() <= 1e-6
     assert np.std(found) > 1e-3, "zeros would be equal to anything"
-
-
-def fresh_environment() -> Path:
-    """A virtual environment with diffusers, transformers and what they need, nothing of Kinema's.
-
-    Its files are links into the one cache that everything of Kinema's is installed from: torch is there once.
-    """
-    folder = cache() / "venv-diffusers"
-    uv = str(cache() / "uv-venv" / "bin" / "uv")
-    shared = {"UV_CACHE_DIR": str(cache() / "uv-cache"), "UV_LINK_MODE": "hardlink", **os.environ}
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([uv, "venv", "--quiet", "--python", "3.11", str(folder)], check=True, env=shared, timeout=60)
-    packages = ["diffusers", "transformers", "torch", "accelerate", "safetensors", "ftfy"]
-    constraint = ["--constraint", str(ROOT / "requirements" / "dev.txt")]
-    install = [uv, "pip", "install", "--quiet", "--python", str(python), *constraint, *packages]
-    subprocess.run(install, check=True, env=shared, timeout=600)
-    return python

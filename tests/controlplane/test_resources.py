@@ -58,6 +58,7 @@ def test_examples_are_accepted_with_strict_validation(plane: ControlPlane, path:
         assert "created (server dry run)" in dry_run(plane, manifest)
 
 
+CLIP = {"frames": 17, "height": 64, "width": 96}
 REFUSED = {
     "long name": (job(name="w" * 37), "at most 36 characters, since names of pods are made of it"),
     "dots in the name": (job(name="wan2.1"), "lower-case letters, digits and '-'"),
@@ -108,6 +109,52 @@ REFUSED = {
     "label's key": (pods(labels={"a b": "c"}), "labels: keys are [DOMAIN/]NAME with letters, digits"),
     "label's value": (pods(labels={"team": "video lab"}), "labels: values have up to 63 letters, digits"),
     "selector's value": (pods(nodeSelector={"zone": "a" * 64}), "nodeSelector: values have up to 63 letters"),
+    "buckets beside a geometry": (
+        job(stages={"prepare": {"video": {"width": 832, "buckets": [CLIP]}}}),
+        "buckets take the place of frames, height and width: remove those",
+    ),
+    "bucket without a size": (
+        job(stages={"prepare": {"video": {"buckets": [{"frames": 17, "height": 64}]}}}),
+        "spec.stages.prepare.video.buckets[0].width: Required value",
+    ),
+    "too large a share": (
+        job(stages={"prepare": {"video": {"buckets": [{**CLIP, "keep": 1.5}]}}}),
+        "should be less than or equal to 1",
+    ),
+    "too many buckets": (
+        job(stages={"prepare": {"video": {"buckets": [CLIP] * 65}}}),
+        "must have at most 64 items",
+    ),
+    "packs of a fixed size": (
+        job(stages={"train": {"packing": {"tokens": 1000}, "batchPerDevice": 2}}),
+        "packing fills a forward pass by tokens: remove batchPerDevice",
+    ),
+    "packs without a size": (
+        job(stages={"train": {"packing": {}}}),
+        "spec.stages.train.packing.tokens: Required value",
+    ),
+    "axis of the layout": (
+        job(stages={"train": {"layout": {"pipeline": 2}}}),
+        'unknown field "spec.stages.train.layout',
+    ),
+    "no processes on an axis": (job(stages={"train": {"layout": {"shard": 0}}}), "greater than or equal to 1"),
+    "kernel": (job(stages={"train": {"attention": "fast"}}), 'Unsupported value: "fast"'),
+    "operation": (
+        job(stages={"train": {"recompute": {"mode": "selective", "save": ["the attention"]}}}),
+        "spec.stages.train.recompute.save[0]",
+    ),
+    "target of LoRA": (job(stages={"train": {"lora": {"targets": ["ffn.*"]}}}), "spec.stages.train.lora.targets[0]"),
+    "preset": (job(stages={"train": {"objective": {"preset": "dfm"}}}), 'Unsupported value: "dfm"'),
+    "held-out share": (
+        job(stages={"train": {"validation": {"everySteps": 10, "share": 0}}}),
+        "should be greater than 0",
+    ),
+    "mock with an address": (
+        job(dataset={"format": "mock", "uri": "pvc://ws/videos"}),
+        "dataset.uri: a mock lies nowhere",
+    ),
+    "dataset without an address": (job(dataset={"format": "csv"}), "dataset.uri: write pvc://CLAIM/PATH"),
+    "no clips of a mock": (job(dataset={"format": "mock", "mock": {"clips": 0}}), "greater than or equal to 1"),
 }
 
 
@@ -130,6 +177,39 @@ def test_additions_that_break_nothing_are_taken(plane: ControlPlane) -> None:
     assert "created (server dry run)" in dry_run(plane, taken)
 
 
+TAKEN = {
+    "mock": job(dataset={"format": "mock", "mock": {"clips": 8}}),
+    "buckets": job(stages={"prepare": {"video": {"fps": 8, "seed": 1, "buckets": [CLIP, {**CLIP, "frames": 1}]}}}),
+    "no buckets": job(stages={"prepare": {"video": {**CLIP, "buckets": []}}}),
+    "packs": job(stages={"train": {"packing": {"tokens": 1000, "cost": {"quadratic": 1e-9, "linear": 0}}}}),
+    "batches of a fixed size": job(stages={"train": {"batchPerDevice": 2}}),
+    "every axis": job(
+        stages={
+            "train": {
+                "layout": {"replicate": 2, "shard": 2, "tensor": 2, "sequence": True, "ulysses": 2, "ring": 2},
+                "recompute": {"mode": "selective", "save": ["attention", "aten.gelu.default"]},
+                "lora": {"enabled": True, "targets": ["attn1.to_q", "ffn.net.2"]},
+                "objective": {"preset": "mug-v", "masks": {"quarterHead": 0.5}},
+                "validation": {"everySteps": 10, "clips": 4, "samples": {"everySteps": 20}},
+            }
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("manifest", TAKEN.values(), ids=TAKEN.keys())
+def test_what_stands_beside_what_is_refused_is_taken(plane: ControlPlane, manifest: dict[str, Any]) -> None:
+    assert "created (server dry run)" in dry_run(plane, manifest)
+
+
+def test_a_mock_stays_a_mock(plane: ControlPlane) -> None:
+    plane.apply([job(name="mocked", dataset={"format": "mock"})])
+    for change in ({"mock": {"clips": 9}}, {"format": "folder", "uri": "pvc://ws/videos"}):
+        patch = json.dumps({"spec": {"dataset": change}})
+        with pytest.raises(ClusterError, match="dataset is fixed once the job exists"):
+            plane.kubectl("patch", "vtj", "mocked", "--type=merge", "-p", patch)
+
+
 def test_a_job_is_fixed_but_for_its_policy(plane: ControlPlane) -> None:
     plane.apply([job(name="fixed")])
     with pytest.raises(ClusterError, match="stages is fixed once the job exists: create a new job"):
@@ -149,6 +229,10 @@ REFUSED_POOLS = {
     "host paths": (
         {"accelerator": "ascend", "devicesPerNode": 8, "hostPaths": [{"name": "driver", "path": "/usr/local"}]},
         "hostPaths need podSecurity: privileged",
+    ),
+    "memory that is no amount": (
+        {"accelerator": "nvidia", "devicesPerNode": 8, "deviceMemory": "80 gigabytes"},
+        "spec.deviceMemory",
     ),
     "cpu resource": (
         {"accelerator": "cpu", "devicesPerNode": 1, "resourceName": "nvidia.com/gpu"},

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from kinema_api.plan import merge
+from kinema_api.pipeline import merge
 
 from tests.s3.bucket import ObjectStore
 

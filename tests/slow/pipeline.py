@@ -17,11 +17,12 @@ import av
 import torch
 
 from kinema_api.catalogue import entry
+from kinema_api.configs import stage_config
 from kinema_api.exits import Termination
 from kinema_api.job import JobSpec
 from kinema_api.keys import Keys
 from kinema_api.names import Stage
-from kinema_api.plan import freeze, stage_config
+from kinema_api.plan import freeze
 from kinema_api.pool import Accelerator, PoolSpec
 from kinema_api.stage import AnyStageConfig, JobRef
 from kinema_stage.workspace import FolderWorkspace

@@ -35,10 +35,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     return pipeline
 
 
-def job(prepared: Pipeline, name: str, *, processes: int, batch: int, steps: int = STEPS) -> Pipeline:
+def job(prepared: Pipeline, name: str, *, processes: int, batch: int, steps: int = STEPS, tensor: int = 1) -> Pipeline:
     """A job of its own over the prepared data."""
     train = {
         "steps": steps,
+        "layout": {"tensor": tensor},
         "batchPerDevice": batch,
         "schedule": {"warmupSteps": 4},
         "checkpoint": {"everySteps": EVERY, "asynchronous": True},
@@ -100,10 +101,16 @@ def test_two_processes_compute_what_one_computes(prepared: Pipeline, whole: list
     assert losses(pair)[:3] == pytest.approx(whole[:3], rel=1e-5)
 
 
-def test_two_nodes_meet_as_pods_of_a_pytorchjob_do(prepared: Pipeline, whole: list[float]) -> None:
-    nodes = job(prepared, "nodes", processes=1, batch=1)
-    port = str(free_port())
-    common = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "1", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port}
+@pytest.mark.parametrize("each", [1, 2])
+def test_two_nodes_meet_as_pods_of_a_pytorchjob_do(prepared: Pipeline, whole: list[float], each: int) -> None:
+    # Of two processes each, a node has a matrix's two parts: either way two clips a step.
+    nodes = job(prepared, f"nodes-{each}", processes=2 * each, batch=1, tensor=each)
+    common = {
+        "PET_NNODES": "2",
+        "PET_NPROC_PER_NODE": str(each),
+        "PET_MASTER_ADDR": "127.0.0.1",
+        "PET_MASTER_PORT": str(free_port()),
+    }
     processes = [
         nodes.start(Stage.TRAIN, environment={**common, "PET_NODE_RANK": rank, "OMP_NUM_THREADS": "1"})
         for rank in ("0", "1")
@@ -123,7 +130,8 @@ def test_a_stopped_gang_saves_and_goes_on_with_another_size(prepared: Pipeline, 
     alone = job(prepared, "stopped", processes=1, batch=2)
     alone.run(Stage.TRAIN)
     assert losses(alone) == pytest.approx(whole, rel=1e-3)
-    events = [(line["event"], line["step"], line.get("repeats")) for line in alone.lines("events.jsonl")]
+    told = [line for line in alone.lines("events.jsonl") if line["event"] in ("started", "resumed", "ended")]
+    events = [(line["event"], line["step"], line.get("repeats")) for line in told]
     assert events == [("started", 0, 0), ("ended", stopped, None), ("resumed", stopped, 0), ("ended", STEPS, None)]
 
 

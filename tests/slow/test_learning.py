@@ -15,11 +15,13 @@ from torch.nn.functional import cosine_similarity
 from kinema_api.catalogue import entry
 from kinema_api.names import Stage
 from kinema_api.stage import ExportConfig, FeaturesConfig, TrainConfig, artifact_of
-from kinema_trainer import objective as flow
 from kinema_trainer import tiny
-from kinema_trainer.data import pad
+from kinema_trainer.batch import Example
+from kinema_trainer.data.reader import pad
+from kinema_trainer.data.shards import Sample, ShardIndex
 from kinema_trainer.models.wan import ADAPTER
-from kinema_trainer.shards import Sample, ShardIndex
+from kinema_trainer.objectives import flow
+from kinema_trainer.objectives.loss import Loss
 
 from tests.slow.pipeline import MODEL, Pipeline, make_dataset
 
@@ -54,23 +56,26 @@ def loss(model: Any, clips: list[Sample], pipeline: Pipeline) -> float:
     """The mean loss over fixed draws of noise and timestep for each clip."""
     config = pipeline.config(Stage.TRAIN)
     assert isinstance(config, TrainConfig)
-    objective = config.settings.objective
+    objective, length = config.settings.objective, config.model.text_length
+    judge = Loss(objective=objective, sign=1.0, patch=(1, 2, 2), spatial=8)
     found: list[torch.Tensor] = []
     for number, clip in enumerate(clips):
         streams = [flow.generator(seed=0, position=DRAWS * number + index) for index in range(DRAWS)]
         draws = [flow.draw(objective, shape=clip.latents.shape, stream=stream) for stream in streams]
-        latents = clip.latents.expand(DRAWS, -1, -1, -1, -1)
-        noise, sigma = (torch.stack([getattr(draw, name) for draw in draws]) for name in ("noise", "sigma"))
-        with torch.no_grad():
-            prediction = ADAPTER.forward(
-                model,
-                latents=flow.interpolate(latents=latents, noise=noise, sigma=sigma),
-                sigma=sigma,
-                text=pad(clip.text, length=config.model.text_length).expand(DRAWS, -1, -1),
-                dtype=torch.float32,
+        batch = tuple(
+            Example(
+                key=clip.key,
+                latents=clip.latents.float(),
+                noise=draw.noise,
+                sigma=draw.sigma,
+                text=pad(clip.text, length=length),
             )
-        found.append(flow.loss(objective, prediction=prediction, latents=latents, noise=noise, sigma=sigma))
-    return float(torch.cat(found).mean())
+            for draw in draws
+        )
+        with torch.no_grad():
+            prediction = ADAPTER.forward(model, batch, dtype=torch.float32)
+        found.append(judge(prediction, batch, ADAPTER.share(model, batch)) / DRAWS)
+    return float(torch.stack(found).mean())
 
 
 def test_the_loss_falls_below_half_of_the_untrained(trained: Pipeline, clips: list[Sample]) -> None:

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kinema_api.base import Model
+from kinema_api.buckets import Geometry
 from kinema_api.keys import PREPARE_FORMAT, digest
-from kinema_api.settings import Video
+from kinema_api.settings import ClipVideo
+from kinema_stage import assignment
+from kinema_stage.assignment import LeftOut, Source
 from kinema_stage.quarantine import Quarantined, Reason
 from kinema_stage.video import VideoInfo, decode
 from kinema_stage.workspace import Workspace
@@ -45,6 +49,11 @@ class Clip(Model):
     caption: str
     """What the video shows."""
 
+    @property
+    def geometry(self) -> Geometry:
+        """Its bucket, where there are several."""
+        return Geometry(self.frames, self.height, self.width)
+
     def decode(self, path: Path) -> npt.NDArray[np.uint8]:
         """RGB frames [frames, height, width, 3].
 
@@ -79,43 +88,87 @@ def starts(*, samples: int, frames: int, most: int) -> tuple[int, ...]:
     return tuple((2 * index + 1) * fit // (2 * count) * frames for index in range(count))
 
 
-def cut(*, video: str, tag: str, caption: str, info: VideoInfo, settings: Video) -> tuple[Clip, ...] | Quarantined:
-    """The clips of one video, or why there are none.
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What became of a video."""
+
+    clips: tuple[Clip, ...]
+    left_out: Mapping[LeftOut, int] = field(default_factory=dict)
+    """Clips that the settings do not want, by why."""
+
+
+def cut(*, video: str, tag: str, caption: str, info: VideoInfo, settings: ClipVideo) -> Cut | Quarantined:
+    """The clips of one video, or why it can have none.
 
     Args:
         video: the video, relative to the dataset's folder.
         tag: its content tag.
         caption: what it shows.
         info: what it holds.
-        settings: the geometry of a clip.
+        settings: the geometries of clips.
     """
-    if info.frames > 1 and info.fps < settings.fps * _LEAST_RATE:
-        message = (
-            f"its {info.fps:.4g} frames a second are fewer than the {settings.fps:.4g} of a clip;"
-            " lower stages.prepare.video.fps"
-        )
-        return Quarantined(video=video, reason=Reason.RATE_TOO_LOW, message=message)
-    samples = info.samples(settings.fps)
-    if samples < settings.frames:
-        message = (
-            f"its {info.duration:.2f} s are shorter than a clip: {settings.frames} frames at {settings.fps:.4g} a"
-            f" second are {settings.frames / settings.fps:.2f} s"
-        )
-        return Quarantined(video=video, reason=Reason.TOO_SHORT, message=message)
-    firsts = starts(samples=samples, frames=settings.frames, most=settings.clips_per_video)
-    return tuple(
-        Clip(
-            key=digest([PREPARE_FORMAT, tag, first, _geometry(settings), caption]),
+
+    def clip(first: int, geometry: Geometry) -> Clip:
+        return Clip(
+            key=digest([PREPARE_FORMAT, tag, first, [*geometry, settings.fps], caption]),
             video=video,
             start_seconds=first / settings.fps,
-            frames=settings.frames,
-            height=settings.height,
-            width=settings.width,
+            **geometry._asdict(),
             fps=settings.fps,
             caption=caption,
         )
-        for first in firsts
+
+    problem = _problem(info, settings)
+    if problem is not None:
+        return Quarantined(video=video, reason=problem[0], message=problem[1])
+    samples = info.samples(settings.fps)
+    if not settings.buckets:
+        geometry = Geometry(settings.frames, settings.height, settings.width)
+        firsts = starts(samples=samples, frames=settings.frames, most=settings.clips_per_video)
+        capped = samples // settings.frames - len(firsts)
+        return Cut(tuple(clip(first, geometry) for first in firsts), {LeftOut.CAPPED: capped} if capped else {})
+    source = _source(info, tag=tag, samples=samples)
+    pieces = assignment.pieces(settings.buckets, source, seed=settings.seed)
+    chosen, capped = assignment.capped(pieces, most=settings.clips_per_video)
+    dropped = sum(piece.bucket is None for piece in pieces)
+    return Cut(
+        tuple(clip(piece.first, piece.bucket.geometry) for piece in chosen if piece.bucket is not None),
+        {why: count for why, count in ((LeftOut.NOT_KEPT, dropped), (LeftOut.CAPPED, capped)) if count},
     )
+
+
+def _source(info: VideoInfo, *, tag: str, samples: int) -> Source:
+    return Source(tag=tag, samples=samples, height=info.height, width=info.width, still=info.frames == 1)
+
+
+def _problem(info: VideoInfo, settings: ClipVideo) -> tuple[Reason, str] | None:
+    """Why a video can have no clip at all."""
+    if info.frames > 1 and info.fps < settings.fps * _LEAST_RATE:
+        return (
+            Reason.RATE_TOO_LOW,
+            f"its {info.fps:.4g} frames a second are fewer than the {settings.fps:.4g} of a clip;"
+            " lower stages.prepare.video.fps",
+        )
+    samples = info.samples(settings.fps)
+    still = bool(settings.buckets) and info.frames == 1
+    kind = [bucket.frames for bucket in settings.buckets if (bucket.frames == 1) is still]
+    if settings.buckets and not kind:
+        what = "an image, and no bucket has" if still else "no image, and every bucket has"
+        return Reason.NO_BUCKET, f"it is {what} one frame"
+    shortest = min(kind or [settings.frames])
+    if samples < shortest:
+        return (
+            Reason.TOO_SHORT,
+            f"its {info.duration:.2f} s are shorter than a clip: {shortest} frames at {settings.fps:.4g} a second are"
+            f" {shortest / settings.fps:.2f} s",
+        )
+    if settings.buckets and not assignment.fitting(settings.buckets, _source(info, tag="", samples=samples)):
+        return (
+            Reason.NO_BUCKET,
+            f"its {info.width}x{info.height} pixels fill no bucket of its length; add a smaller one to"
+            " stages.prepare.video.buckets",
+        )
+    return None
 
 
 def write(workspace: Workspace, folder: str, *, clips: Iterable[Clip], quarantined: Iterable[Quarantined]) -> None:
@@ -131,10 +184,6 @@ def read(workspace: Workspace, folder: str) -> tuple[Clip, ...]:
         FileNotFoundError: there are none.
     """
     return tuple(Clip.model_validate_json(line) for line in workspace.read(f"{folder}/{CLIPS}").splitlines())
-
-
-def _geometry(settings: Video) -> list[float]:
-    return [settings.frames, settings.height, settings.width, settings.fps]
 
 
 def _lines(models: Iterable[Model]) -> bytes:

@@ -17,6 +17,9 @@ from typing import Any
 from kinema_api.exits import Exit, StageError
 from kinema_api.inputs import Dataset, DatasetFormat
 from kinema_api.keys import digest
+from kinema_api.settings import ClipVideo
+from kinema_stage import mock
+from kinema_stage.mock import MockSource
 from kinema_stage.parallel import threads
 from kinema_stage.quarantine import Quarantined, Reason
 from kinema_stage.source import FolderSource, Source, open_source
@@ -24,6 +27,7 @@ from kinema_stage.source import FolderSource, Source, open_source
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".gif", ".ogv", ".3gp"}
 )
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 _CAPTION_BYTES = 64 * 1024
 _FIELD_BYTES = 1 << 20
 
@@ -50,16 +54,28 @@ class Listing:
         return tuple(item for item in self.items if item.problem is None)
 
 
-def read(dataset: Dataset) -> Listing:
+def wants_images(video: ClipVideo) -> bool:
+    """Whether images count beside videos: there may be many that belong to none, such as previews."""
+    return any(bucket.frames == 1 for bucket in video.buckets)
+
+
+def read(dataset: Dataset, *, images: bool = False) -> Listing:
     """List a dataset; no video is opened.
+
+    Args:
+        dataset: where it lies.
+        images: list the images of a folder too.
 
     Raises:
         StageError: it is not there, empty, or of another format.
     """
+    if dataset.format is DatasetFormat.MOCK:
+        nowhere = MockSource(dataset.mock.clips)
+        return Listing(nowhere, tuple(Item(video=name, caption=mock.caption(name)) for name in nowhere.names()))
     source = _open(dataset)
     where = source.where if _is_folder(dataset) else source.place(_file_name(dataset))
     try:
-        listing = _read(dataset, source, where)
+        listing = _read(dataset, source, where, suffixes=VIDEO_SUFFIXES | (IMAGE_SUFFIXES if images else frozenset()))
     except FileNotFoundError:
         raise StageError(
             Exit.USER, f"dataset.uri: {where} does not exist; put the videos there or correct the address"
@@ -113,14 +129,14 @@ def fingerprint(listing: Listing, tags: dict[str, str]) -> str:
     )
 
 
-def _read(dataset: Dataset, source: Source, where: str) -> Listing:
+def _read(dataset: Dataset, source: Source, where: str, *, suffixes: frozenset[str]) -> Listing:
     if _is_folder(dataset):
         if isinstance(source, FolderSource) and source.root.is_file():
             suffix = source.root.suffix
             kind = suffix.lstrip(".") if suffix in (".csv", ".jsonl") else "csv or jsonl"
             raise StageError(Exit.USER, f"dataset.uri: {where} is a file; set dataset.format to {kind}")
         names = source.names()
-        videos = [name for name in names if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES]
+        videos = [name for name in names if PurePosixPath(name).suffix.lower() in suffixes]
         beside = frozenset(names)
         items = threads(lambda video: _with_caption(source, video, beside), videos)
         return Listing(source=source, items=tuple(items))

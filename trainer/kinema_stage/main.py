@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.names import CONFIG_PATH, Stage
-from kinema_api.plan import SHARED_STAGES
+from kinema_api.pipeline import SHARED_STAGES
 from kinema_api.stage import AnyStageConfig, load_config
 from kinema_stage import artifact, logs, pulse, signals, stacks, termination
 from kinema_stage.context import Context, make_context

@@ -10,12 +10,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from kinema_api.names import HEADER_PROFILE
 from kinema_api.progress import ENV_CA, ENV_TOKEN, ENV_URL, ProgressPost, TrainerStatus
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,8 @@ class Target:
         ca, token = (Path(path) if path else None for path in paths)
         return cls(url=url, ca=ca, token=token)
 
-    def post(self, status: TrainerStatus) -> None:
-        """Post once.
+    def post(self, status: TrainerStatus) -> str | None:
+        """Post once; the wish to profile that the answer carries, if it does.
 
         Raises:
             OSError, HTTPException: the server, its certificate or a file is not as it should be.
@@ -61,6 +62,8 @@ class Target:
             handlers.append(urllib.request.HTTPSHandler(context=context))
         with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT) as response:
             response.read()
+            wish: str | None = response.headers.get(HEADER_PROFILE)
+            return wish
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -76,10 +79,14 @@ class Poster:
     Args:
         target: the server.
         interval: seconds between two posts.
+        wished: hears, in another thread, which wish to profile an answer carries.
     """
 
-    def __init__(self, target: Target, *, interval: float = INTERVAL) -> None:
+    def __init__(
+        self, target: Target, *, interval: float = INTERVAL, wished: Callable[[str], None] = lambda text: None
+    ) -> None:
         self._target = target
+        self._wished = wished
         self._interval = interval
         self._changed = threading.Condition()
         self._pending: TrainerStatus | None = None
@@ -126,7 +133,7 @@ class Poster:
 
     def _send(self, status: TrainerStatus) -> bool:
         try:
-            self._target.post(status)
+            wish = self._target.post(status)
         except (OSError, HTTPException, ValueError) as error:
             self._failures += 1
             if self._failures == 1:
@@ -139,4 +146,6 @@ class Poster:
         if self._failures:
             logger.info("progress is shown again")
         self._failures = 0
+        if wish is not None:
+            self._wished(wish)
         return True

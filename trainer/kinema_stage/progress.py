@@ -74,6 +74,8 @@ class Progress:
         self._ledger = Ledger()
         self._watchdog: Watchdog | None = None
         self.account: Callable[[], Account] = self._own_account
+        self.wished: Callable[[str], None] = lambda text: None
+        """Hears, in another thread, of the wish to profile that the server passes on; again with each answer."""
 
     def watched(self, watchdog: Watchdog) -> None:
         """From now on each report is a move."""
@@ -142,7 +144,7 @@ class Progress:
         if not self._primary:
             return
         target = Target.from_environment(self._environment)
-        self._poster = Poster(target) if target is not None else None
+        self._poster = Poster(target, wished=lambda text: self.wished(text)) if target is not None else None
         self._bar = _Bar.on_terminal(self._stage)
         self._gauges = _Gauges.serve(self._stage, int(self._environment.get(ENV_METRICS_PORT, METRICS_PORT)))
 
@@ -200,6 +202,7 @@ class _Gauges:
         self._total = gauge("total", "All units of the stage")
         self._eta = gauge("eta_seconds", "Estimated time left")
         self._metric = gauge("metric", "Numbers that the stage reports, for instance loss", "name")
+        self._text = gauge("text", "Words that the stage reports, for instance who holds up the others", "name", "text")
         self._server, self._thread = start_http_server(port, registry=registry)
 
     @classmethod
@@ -219,8 +222,11 @@ class _Gauges:
         self._total.labels(self._stage).set(total)
         if eta is not None:
             self._eta.labels(self._stage).set(eta)
+        self._text.clear()
         for name, value in metrics.items():
-            if not isinstance(value, str):
+            if isinstance(value, str):
+                self._text.labels(self._stage, name, value).set(1)
+            else:
                 self._metric.labels(self._stage, name).set(value)
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ class Reason(Word):
     UNREADABLE = "UnreadableVideo"
     TOO_SHORT = "TooShort"
     RATE_TOO_LOW = "RateTooLow"
+    NO_BUCKET = "NoBucket"
     DUPLICATE = "Duplicate"
 
 

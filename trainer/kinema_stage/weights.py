@@ -19,6 +19,8 @@ from kinema_stage.source import FolderSource, Source, open_source
 
 WEIGHTS = ("transformer", "vae", "text_encoder")
 TOKENIZER = "tokenizer"
+IMAGE = ("image_encoder", "image_processor")
+"""What only models that are given an image have."""
 
 _HEADER_BYTES = 100 << 20
 """The format's own limit."""
@@ -82,17 +84,27 @@ def _check(source: Source, model: Entry) -> None:
     for component in (name for name, value in index.items() if isinstance(value, list) and any(value)):
         if component not in folders:
             raise _fault(f"model_index.json names {component}, but there is no folder {source.place(component)}")
-    for component in WEIGHTS:
+    for component in (*WEIGHTS, *IMAGE[:1]) if model.image else WEIGHTS:
         _check_tensors(source, component, names)
+    if model.image and IMAGE[1] not in folders:
+        raise _fault(f"there is no image processor in {source.place(IMAGE[1])}")
     for component, dimensions in _expected(model).items():
         _check_dimensions(source, f"{component}/config.json", dimensions, model)
 
 
 def _expected(model: Entry) -> dict[str, dict[str, Any]]:
     """What the config of each component must say, by field; products are written with a star."""
-    shape = model.transformer
+    shape, image = model.transformer, model.image
+    transformer: dict[str, Any] = {}
+    encoder: dict[str, dict[str, Any]] = {}
+    if image is not None:
+        transformer = {"image_dim": image.width, "added_kv_proj_dim": shape.hidden}
+        transformer |= {"pos_embed_seq_len": image.given} if image.positions else {}
+        encoder = {IMAGE[0]: {"hidden_size": image.width}}
     return {
+        **encoder,
         "transformer": {
+            **transformer,
             "num_attention_heads": shape.heads,
             "num_attention_heads*attention_head_dim": shape.hidden,
             "num_layers": shape.layers,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,17 +20,24 @@ from kinema_trainer.threads import cpu_threads
 
 __all__ = ["Device", "cpu_threads", "find"]
 
-PEAK_FLOPS = {
-    "H100": 989.4e12,
-    "H200": 989.4e12,
-    "H800": 989.4e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "B200": 2250e12,
-    "GB200": 2500e12,
-    "GB300": 2500e12,
+PEAK_FLOPS: dict[tuple[str, ...], float] = {
+    ("H100", "PCIe"): 756e12,
+    ("H800", "PCIe"): 756e12,
+    ("H100", "NVL"): 835.5e12,
+    ("H200", "NVL"): 835.5e12,
+    ("H100",): 989.4e12,
+    ("H200",): 989.4e12,
+    ("H800",): 989.4e12,
+    ("A100",): 312e12,
+    ("A800",): 312e12,
+    ("B200",): 2250e12,
+    ("GB200",): 2500e12,
+    ("GB300",): 2500e12,
 }
-"""Dense bfloat16 operations a second, from the vendors' data sheets (SXM parts), by a word of the device's name."""
+"""Dense bfloat16 operations a second, from the vendors' data sheets, by words of the device's name; the first counts.
+SXM parts are not named so."""
+PART = "MIG"
+"""The word in the name of a part of a device, whose peak nobody tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +54,29 @@ class Device:
     @property
     def peak_flops(self) -> float | None:
         """Dense bfloat16 operations a second; None when unknown."""
-        words = self.name.replace("-", " ").split()
-        return next((peak for word, peak in PEAK_FLOPS.items() if word in words), None)
+        words = set(self.name.replace("-", " ").split())
+        if PART in words:
+            return None
+        return next((peak for name, peak in PEAK_FLOPS.items() if words.issuperset(name)), None)
 
     @property
     def fused_optimizer(self) -> bool:
         """Whether torch's fused AdamW has a kernel here."""
         return self.device.type in ("cuda", "cpu")
 
-    def memory_peak(self) -> int | None:
-        """The most bytes that were allocated on the device; None on a CPU."""
+    def memory_peak(self) -> int:
+        """The most bytes that this process has allocated on the device; on a CPU, that it has had in memory."""
+        if self.device.type == "cpu":
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        module = torch.get_device_module(self.device)
+        return int(module.max_memory_allocated())
+
+    def memory_total(self) -> int | None:
+        """The bytes of the device; None on a CPU, whose memory is the container's."""
         if self.device.type == "cpu":
             return None
         module = torch.get_device_module(self.device)
-        return int(module.max_memory_allocated())
+        return int(module.mem_get_info(self.device)[1])
 
 
 def find(local_rank: int = 0, *, environment: Mapping[str, str] = os.environ) -> Device:

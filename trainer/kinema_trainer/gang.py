@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from kinema_stage.pace import Phase
 from kinema_stage.stacks import STATES
-from kinema_trainer.reports import Beat, Failure
+from kinema_trainer.numbers.reports import Beat, Failure
 
 QUIET_SECONDS = 5.0
 """Signs of life come each second: one who gave none for so long, while others did, is the cause of a stall."""

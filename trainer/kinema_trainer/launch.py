@@ -25,7 +25,8 @@ from kinema_stage.memory import Memory
 from kinema_stage.termination import WorkerError
 from kinema_stage.watchdog import CHECK_SECONDS, Awake
 from kinema_trainer import gang
-from kinema_trainer.reports import ENV_FOLDER, Beat, Failure, Inbox, Step
+from kinema_trainer.numbers.reports import ENV_FOLDER, Beat, Failure, Inbox, Step
+from kinema_trainer.numbers.wish import Wish, lay
 
 ENV_PARENT = "KINEMA_STAGE_PID"
 ENV_STARTED = "KINEMA_STAGE_STARTED"
@@ -130,6 +131,7 @@ def run(
     on_beat: Callable[[Beat], None] = lambda beat: None,
     keep: Callable[[int, str], str | None] = lambda rank, text: None,
     started: float | None = None,
+    wishes: Callable[[], Wish | None] = lambda: None,
 ) -> None:
     """Run the processes of this machine to their end.
 
@@ -142,6 +144,7 @@ def run(
         on_beat: called with the newest sign of life of this machine's first process.
         keep: stores what is known of a frozen rank, and gives its address.
         started: when the stage began, by the monotonic clock.
+        wishes: asked each second which steps somebody wants to have profiled.
 
     Raises:
         StageError: a process failed, with its own exit code.
@@ -172,6 +175,7 @@ def run(
             on_beat=on_beat,
             keep=keep,
             roll=gang.Roll(alone=place.nodes == 1),
+            wishes=wishes,
         )
         try:
             watch.follow()
@@ -238,6 +242,7 @@ class Watch:
     on_beat: Callable[[Beat], None]
     keep: Callable[[int, str], str | None]
     roll: gang.Roll
+    wishes: Callable[[], Wish | None] = lambda: None
     stalled: WorkerError | None = None
     _awake: Awake = field(default_factory=Awake)
     _told: dict[int, float] = field(default_factory=dict)
@@ -275,6 +280,9 @@ class Watch:
         first = self.roll.first()
         if first is not None:
             self.on_beat(first)
+        wish = self.wishes()
+        if wish is not None:
+            lay(self.inbox.folder, wish)
 
     def _tell(self, now: float) -> None:
         # Straight to the processes: torchrun would kill them 30 s after its own SIGTERM.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pipeline folder at toy size: what stands for pretrained weights where there is no accelerator.
 
-`python -m kinema_trainer.tiny OUT [--videos DIR] [--seed N]` writes a folder that `WanPipeline.from_pretrained` loads,
-with the dimensions of a catalogue entry. All weights are random and follow from the seed. The VAE's `latents_mean` and
+`python -m kinema_trainer.tiny OUT [--model NAME] [--videos DIR] [--seed N]` writes a folder that diffusers loads, with
+the dimensions of a catalogue entry. All weights are random and follow from the seed. The VAE's `latents_mean` and
 `latents_std` are measured on clips, so that normalised latents have mean 0 and standard deviation 1 in every channel,
 which is what the flow-matching objective and the sampler assume.
 """
@@ -18,14 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import av
+import diffusers
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedTokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
-from kinema_api.catalogue import Entry, entry
+from kinema_api.catalogue import Entry, ImageEncoder, entry
 from kinema_api.settings import Stages, Video
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi"})
@@ -52,7 +60,8 @@ def make(out: Path, *, spec: Entry, videos: Path | None = None, seed: int = 0) -
     """
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(captions(videos))
-    pipeline: Any = WanPipeline(
+    kind: Any = getattr(diffusers, spec.pipeline)
+    pipeline: Any = kind(
         tokenizer=tokenizer,
         text_encoder=make_text_encoder(spec, vocabulary=len(tokenizer)),
         vae=calibrate(make_vae(spec), clips(videos, geometry(spec))),
@@ -60,6 +69,7 @@ def make(out: Path, *, spec: Entry, videos: Path | None = None, seed: int = 0) -
             prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
         ),
         transformer=make_transformer(spec),
+        **({} if spec.image is None else make_image_encoder(spec.image)),
     )
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -88,6 +98,7 @@ def make_transformer(spec: Entry) -> Any:
         ffn_dim=dims.ffn,
         num_layers=dims.layers,
         rope_max_seq_len=1024,
+        **({} if spec.image is None else _image_dimensions(spec.image, hidden=dims.hidden)),
     )
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
@@ -99,8 +110,34 @@ def make_transformer(spec: Entry) -> Any:
         for module in model.condition_embedder.get_submodule(name).modules():
             if isinstance(module, torch.nn.Linear):
                 torch.nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
+    if spec.image is not None and spec.image.positions:
+        torch.nn.init.normal_(model.condition_embedder.image_embedder.pos_embed, std=0.5)
     torch.nn.init.zeros_(model.proj_out.weight)
     return model.eval()
+
+
+def _image_dimensions(image: ImageEncoder, *, hidden: int) -> dict[str, int]:
+    """What the transformer's config says of the image encoder's tokens."""
+    dimensions = {"image_dim": image.width, "added_kv_proj_dim": hidden}
+    return dimensions | ({"pos_embed_seq_len": image.given} if image.positions else {})
+
+
+def make_image_encoder(image: ImageEncoder) -> dict[str, Any]:
+    """A random image encoder of the wanted tokens, a square of patches and one more, and its processor."""
+    side = math.isqrt(image.tokens - 1)
+    if side * side != image.tokens - 1:
+        raise ValueError(f"an image of {image.tokens} tokens is no square of patches and one more")
+    pixels = 8 * side
+    config = CLIPVisionConfig(
+        hidden_size=image.width,
+        intermediate_size=2 * image.width,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=pixels,
+        patch_size=8,
+    )
+    processor = CLIPImageProcessorPil(size={"shortest_edge": pixels}, crop_size={"height": pixels, "width": pixels})
+    return {"image_encoder": CLIPVisionModel(config).eval(), "image_processor": processor}
 
 
 def make_text_encoder(spec: Entry, *, vocabulary: int) -> UMT5EncoderModel:

@@ -14,7 +14,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import nn
 
@@ -28,18 +27,28 @@ from kinema_stage.ledger import Ledger
 from kinema_stage.pace import Phase, Rule
 from kinema_stage.watchdog import Stall, Watchdog
 from kinema_stage.workspace import Workspace, open_workspace
-from kinema_trainer import checkpoints, device, optimizer, parallel, saver
-from kinema_trainer.checkpoints import Position
-from kinema_trainer.data import Loader, Split
+from kinema_trainer import device, spread
+from kinema_trainer.checkpoints import folders, saver
+from kinema_trainer.checkpoints.folders import Position
+from kinema_trainer.checkpoints.weights import CONFIG, read_config
+from kinema_trainer.data.feed import COURSE, Features, make_loader
+from kinema_trainer.data.reader import Loader, Split
+from kinema_trainer.evaluation.judging import Bench, make_judge
 from kinema_trainer.launch import ENV_PARENT, ENV_STARTED
-from kinema_trainer.loop import Trainer
-from kinema_trainer.meter import Meter
-from kinema_trainer.models import Adapter, adapter
-from kinema_trainer.parallel import Team
-from kinema_trainer.reports import Beat, Reporter
-from kinema_trainer.runlog import RunLog
-from kinema_trainer.shards import ShardIndex, read_empty_text
-from kinema_trainer.weights import CONFIG, read_config
+from kinema_trainer.loop import Result, Trainer
+from kinema_trainer.models import Adapter, adapter, kernels
+from kinema_trainer.numbers.counting import Count
+from kinema_trainer.numbers.meter import Meter
+from kinema_trainer.numbers.profiling import Profiler
+from kinema_trainer.numbers.ranks import RollCall
+from kinema_trainer.numbers.reports import Beat, Reporter
+from kinema_trainer.numbers.runlog import RunLog
+from kinema_trainer.objectives.loss import Loss
+from kinema_trainer.optim import lora, optimizer
+from kinema_trainer.parallel.layout import ParallelLayout, widths
+from kinema_trainer.parallel.mesh import Mesh
+from kinema_trainer.planning import calibration, fitting
+from kinema_trainer.spread import Team
 
 logger = logging.getLogger(__name__)
 
@@ -136,32 +145,74 @@ def train(
 ) -> None:
     """Everything between the config and the last checkpoint."""
     here = device.find(int(os.environ["LOCAL_RANK"]))
-    team = parallel.join(here)
+    fitting.check(config, world=int(os.environ["WORLD_SIZE"]), here=here)
+    if config.settings.deterministic:
+        kernels.use_deterministic()
+    team = spread.join(here)
     settings = config.settings
     root = artifact_of(config)
-    split = Split(rank=team.rank, world=team.world, batch=settings.batch_per_device, accumulate=settings.accumulate)
-    loader = make_loader(config, workspace=workspace, split=split)
+    layout = ParallelLayout.of(settings.layout, world=team.world, model=widths(config.model))
+    mesh = Mesh.make(layout, device=here.device.type, wrap=spread.wrapped(settings.precision))
+    model = outline(config, workspace=workspace, mesh=mesh)
+    split = Split(rank=layout.data_rank(team.rank), world=layout.data, accumulate=settings.accumulate)
     found = resume_point(config, workspace=workspace, team=team)
-    run = Run.prepare(config, workspace=workspace, found=found, here=here, team=team)
+    features = Features.open(config, workspace=workspace)
+    loader = make_loader(config, features=features, split=split, found=found)
+    run = Run.prepare(config, model, workspace=workspace, found=found, here=here, team=team)
+    if calibration.wanted(config, found=found):
+        measured = calibration.Calibration(
+            config=config,
+            workspace=workspace,
+            adapter=run.adapter,
+            model=run.model,
+            mesh=mesh,
+            team=team,
+            device=here.device,
+            moved=lambda: watchdog.moved(work=False),
+        ).cost(features)
+        loader.close()
+        loader = make_loader(config, features=features, split=split, measured=measured)
     log = None
     if team.leads:
         log = RunLog(workspace, config.run, step=run.position.step, attempt=config.attempt)
+        log.event("clips", trained=loader.course.size, held_out=len(features.held))
     meter = Meter(
         settings=settings,
         log=log,
         reporter=reporter,
-        samples=split.step,
-        flops=run.adapter.flops(config.model, loader.shape) * split.step / team.world,
+        count=lambda step: Count.of(
+            step, adapter=run.adapter, config=config, shapes=loader.shapes(step), world=team.world
+        ),
         device=here,
+        ranks=RollCall(here.device, world=team.world, own=layout.alone_in),
     )
+    profiler = Profiler(
+        shared=reporter.folder,
+        workspace=workspace,
+        run=config.run,
+        rank=team.rank,
+        device=here.device,
+        moved=lambda: watchdog.moved(work=False),
+    )
+
+    def on_step(result: Result) -> None:
+        meter.step(result)
+        profiler.step(result.position.step)
+
     trainer = Trainer(
         settings=settings,
         adapter=run.adapter,
         model=run.model,
+        loss=Loss(
+            objective=settings.objective,
+            sign=config.model.velocity.sign,
+            patch=config.model.transformer.patch,
+            spatial=config.model.vae.spatial,
+        ),
+        mesh=mesh,
         optimizer=run.optimizer,
         average=run.average,
         loader=loader,
-        split=split,
         team=team,
         saver=saver.Saver(
             workspace=workspace,
@@ -169,7 +220,7 @@ def train(
             group=team.background,
             leads=team.leads,
             keep=settings.checkpoint.keep,
-            manifest=manifest(config),
+            manifest=manifest(config, loader),
             saved=run.position,
             moved=watchdog.moved,
             before=log.upload if log is not None else None,
@@ -179,7 +230,22 @@ def train(
         device=here.device,
         interrupted=interrupted,
         moved=watchdog.moved,
-        on_step=meter.step,
+        on_step=on_step,
+        judge=make_judge(
+            Bench(
+                config=config,
+                workspace=workspace,
+                features=features,
+                adapter=run.adapter,
+                model=run.model,
+                mesh=mesh,
+                team=team,
+                device=here.device,
+                interrupted=interrupted.is_set,
+                moved=watchdog.moved,
+                held_up=watchdog.saving,
+            )
+        ),
         position=run.position,
         saving=watchdog.saving,
         ledger=ledger,
@@ -188,6 +254,7 @@ def train(
         trainer.run()
     finally:
         loader.close()
+        profiler.close()
         if log is not None:
             log.event("ended", step=trainer.position.step)
             log.close()
@@ -195,33 +262,18 @@ def train(
     dist.destroy_process_group()
 
 
-def make_loader(config: TrainConfig, *, workspace: Workspace, split: Split) -> Loader:
-    """The encoded clips.
-
-    Raises:
-        StageError: the features artifact is not complete.
-    """
-    name = artifact_folder(Stage.FEATURES, config.features_key)
-    if published(workspace, name) is None:
-        raise StageError(Exit.STORAGE, f"{workspace.uri(name)} is not complete: run the features stage first")
-    folder = workspace.fetch(name)
-    return Loader(
-        ShardIndex.open(folder),
-        empty_text=read_empty_text(folder),
-        text_length=config.model.text_length,
-        objective=config.settings.objective,
-        split=split,
-        seed=config.settings.seed,
-    )
-
-
-def manifest(config: TrainConfig) -> Manifest:
+def manifest(config: TrainConfig, loader: Loader) -> Manifest:
     """What every checkpoint of the run says of itself."""
     return Manifest(
         stage=Stage.TRAIN,
         key=config.job.uid,
         job=f"{config.job.namespace}/{config.job.name}",
-        details={"config": config_digest(config), "ema": config.settings.ema.enabled},
+        details={
+            "config": config_digest(config),
+            "ema": config.settings.ema.enabled,
+            "lora": lora_of(config),
+            COURSE: loader.course.frozen(),
+        },
     )
 
 
@@ -236,31 +288,70 @@ def config_digest(config: TrainConfig) -> str:
             "seed": settings.seed,
             "objective": settings.objective.wire(),
             "ema": settings.ema.enabled,
+            "lora": lora_of(config),
         }
     )
 
 
-def resume_point(config: TrainConfig, *, workspace: Workspace, team: Team) -> checkpoints.Found | None:
+def lora_of(config: TrainConfig) -> dict[str, Any] | None:
+    """The additions that a run trains; None where it trains the weights."""
+    return config.settings.lora.wire() if config.settings.lora.enabled else None
+
+
+def resume_point(config: TrainConfig, *, workspace: Workspace, team: Team) -> folders.Found | None:
     """The checkpoint to go on from, the same in every process; the leader clears away what cannot be used."""
     root = artifact_of(config)
-    found: checkpoints.Found | None = None
-    if team.leads:
-        found = checkpoints.newest(workspace, root)
-        checkpoints.remove_rest(workspace, root, found)
-    found = team.tell(found)
-    if found is not None and found.manifest.details["config"] != config_digest(config):
+    complete: list[folders.Found] = team.tell(folders.complete(workspace, root) if team.leads else None)
+    for last in reversed(complete):
+        if last.manifest.details["config"] != config_digest(config):
+            raise StageError(
+                Exit.USER,
+                f"{workspace.uri(last.folder)} was written with another model, dataset, seed or objective: give the run"
+                " another name, or delete the checkpoints",
+            )
+        damaged = folders.damaged(workspace, last, rank=team.rank, world=team.world)
+        if damaged:
+            folders.tell_damage(last, damaged)
+        if team.total([float(len(damaged))]) == [0.0]:
+            if team.leads:
+                folders.remove_rest(workspace, root, last)
+            return last
+    lost = team.tell(len(folders.recorded(workspace, root)) if team.leads else None)
+    if lost:
+        # Whoever trained for weeks would rather mend a volume than find the run at its first step again.
         raise StageError(
-            Exit.USER,
-            f"{workspace.uri(found.folder)} was written with another model, dataset, seed or objective: give the run"
-            " another name, or delete the checkpoints",
+            Exit.STORAGE,
+            f"{workspace.uri(root)}: none of the {lost} checkpoints has the content that was written; mend the volume,"
+            " or delete them to train from the beginning",
         )
-    return found
+    if team.leads:
+        folders.remove_rest(workspace, root, None)
+    return None
+
+
+def outline(config: TrainConfig, *, workspace: Workspace, mesh: Mesh) -> nn.Module:
+    """The model, spread, on the meta device: what cannot be trained as asked is refused before any data is touched.
+
+    Raises:
+        StageError: it cannot, or there are no converted weights.
+    """
+    start = artifact_folder(Stage.CONVERT, config.convert_key)
+    if published(workspace, start) is None:
+        raise StageError(Exit.STORAGE, f"{workspace.uri(start)} is not complete: run the convert stage first")
+    read = read_config(workspace.fetch(start, CONFIG))
+    return spread.outline(adapter(config.model), read, mesh=mesh, settings=config.settings)
 
 
 class Run:
     """What a process trains: model, optimizer and average, loaded."""
 
-    def __init__(self, adapter: Adapter, model: nn.Module, adam: torch.optim.AdamW, average: optimizer.Average | None):
+    def __init__(
+        self,
+        adapter: Adapter,
+        model: nn.Module,
+        adam: optimizer.LocalAdamW,
+        average: optimizer.Average | None,
+    ) -> None:
         self.adapter = adapter
         self.model = model
         self.optimizer = adam
@@ -271,30 +362,23 @@ class Run:
     def prepare(
         cls,
         config: TrainConfig,
+        outlined: nn.Module,
         *,
         workspace: Workspace,
-        found: checkpoints.Found | None,
+        found: folders.Found | None,
         here: device.Device,
         team: Team,
     ) -> Run:
-        """Build everything and load it from a checkpoint of the run, or from the converted weights."""
+        """Give an outlined model its memory, and load all from a checkpoint of the run, or from converted weights."""
         settings = config.settings
-        start = artifact_folder(Stage.CONVERT, config.convert_key)
-        if published(workspace, start) is None:
-            raise StageError(Exit.STORAGE, f"{workspace.uri(start)} is not complete: run the convert stage first")
         family = adapter(config.model)
-        model = parallel.shard(
-            family,
-            read_config(workspace.fetch(start, CONFIG)),
-            device=here,
-            world=team.world,
-            precision=settings.precision,
-            recompute=settings.recompute,
-        )
-        if found is None:
-            saver.load(workspace, start, parallel.weights(model))
+        model = spread.fill(family, outlined, device=here)
+        if found is None or settings.lora.enabled:
+            saver.load(workspace, artifact_folder(Stage.CONVERT, config.convert_key), lora.pretrained(model))
+        if settings.lora.enabled:
+            lora.initialise(model, seed=settings.seed)
         adam = optimizer.make_optimizer(model, settings.optimizer, fused=here.fused_optimizer)
-        optimizer.create_moments(model, adam, step=found.position.step if found else 0)
+        optimizer.create_moments(adam, step=found.position.step if found else 0)
         average = optimizer.Average(model, decay=settings.ema.decay) if settings.ema.enabled else None
         run = cls(family, model, adam, average)
         if found is not None:
@@ -307,8 +391,8 @@ class Run:
     def state(self) -> dict[str, Any]:
         """The content of a checkpoint, sharing the memory of what is trained."""
         state: dict[str, Any] = {
-            "model": parallel.weights(self.model),
-            "optimizer": optimizer.moments(self.model, self.optimizer),
+            "model": {name: parameter.detach() for name, parameter in lora.trained(self.model).items()},
+            "optimizer": optimizer.moments(self.optimizer),
         }
         return state | ({"ema": dict(self.average.tensors)} if self.average is not None else {})
 

@@ -11,10 +11,22 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field
 
-from kinema_api.base import Model, ModelName
+from kinema_api.base import Model, ModelName, Word
 from kinema_api.job import Task
 
-__all__ = ["Entry", "Family", "Transformer", "UnknownModelError", "VideoVae", "entry", "families", "model_names"]
+__all__ = [
+    "Entry",
+    "Family",
+    "ImageEncoder",
+    "Transformer",
+    "UnknownModelError",
+    "Velocity",
+    "VideoVae",
+    "entry",
+    "families",
+    "linears",
+    "model_names",
+]
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -55,6 +67,34 @@ class Transformer(Model):
     """Number of parameters."""
 
 
+class ImageEncoder(Model):
+    """What turns the given frames into tokens that the transformer attends to beside the caption."""
+
+    tokens: Positive
+    """Tokens of one frame."""
+    width: Positive
+    """Width of a token."""
+    positions: bool = False
+    """Whether the transformer is given two frames, and adds a learned embedding to each token by its place."""
+
+    @property
+    def given(self) -> int:
+        """Tokens that the transformer is given."""
+        return self.tokens * (2 if self.positions else 1)
+
+
+class Velocity(Word):
+    """What a family's transformer predicts."""
+
+    NOISE_MINUS_DATA = "noise-data"
+    DATA_MINUS_NOISE = "data-noise"
+
+    @property
+    def sign(self) -> float:
+        """1 for noise - data, -1 for its opposite."""
+        return 1.0 if self is Velocity.NOISE_MINUS_DATA else -1.0
+
+
 class Entry(Model):
     """What one model needs."""
 
@@ -76,6 +116,10 @@ class Entry(Model):
     """The transformer's dimensions."""
     text_length: Positive
     """Tokens to which a caption is padded."""
+    velocity: Velocity = Velocity.NOISE_MINUS_DATA
+    """What the transformer predicts."""
+    image: ImageEncoder | None = None
+    """The image encoder; None for a model that is given no image."""
     defaults: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings of stages that differ from the built-in ones, in the words of a job's `spec.stages`."""
 
@@ -92,6 +136,10 @@ class Family(Model):
     """The family's name."""
     sources: tuple[str, ...] = ()
     """Where the numbers come from."""
+    linears: tuple[str, ...] = ()
+    """Names of the transformer's linear layers, `*` for the number of a block; empty where nobody has listed them."""
+    image_linears: tuple[str, ...] = ()
+    """Those that only models with an image encoder have."""
     models: dict[ModelName, dict[str, Any]]
     """Each model's entry, by name."""
 
@@ -121,6 +169,14 @@ def families() -> tuple[Family, ...]:
 @cache
 def _entries() -> dict[str, Entry]:
     return {entry.name: entry for family in families() for entry in family.entries()}
+
+
+def linears(model: Entry) -> tuple[str, ...]:
+    """The names of a model's linear layers, `*` for the number of a block; empty where its family does not tell."""
+    family = next((family for family in families() if family.family == model.family), None)
+    if family is None:
+        return ()
+    return (*family.linears, *(family.image_linears if model.image is not None else ()))
 
 
 def model_names() -> tuple[str, ...]:

@@ -5,19 +5,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kinema_api.configs import stage_config
 from kinema_api.job import JobSpec
 from kinema_api.keys import Keys
 from kinema_api.names import Stage, child_name
 from kinema_api.overrides import merged
-from kinema_api.plan import pool_of, stage_config, stage_settings
+from kinema_api.pipeline import DEVICE_STAGES, pool_of, stage_settings
 from kinema_api.pool import PoolSpec
 from kinema_api.settings import PodTemplate, Stages, StageSettings
 from kinema_api.stage import JobRef
 from kinema_api.status import Resolved
 from kinema_operator.observed import Platform
-
-DEVICELESS = frozenset({Stage.CHECK, Stage.PREPARE, Stage.CONVERT, Stage.EXPORT})
-"""Stages that only read and write: they book no accelerator, even on a pool that has some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ class AttemptPlan:
     @property
     def devices(self) -> int:
         """Accelerators of one pod (processes, on a cpu pool)."""
-        if self.stage in DEVICELESS:
+        if self.stage not in DEVICE_STAGES:
             return 0
         return (self.stages.train.devices_per_node or 1) if self.stage is Stage.TRAIN else 1
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from kinema_api.locations import claim_of, mount_path
+from kinema_api.mounts import claims, secrets, staged
 from kinema_api.names import (
     ANNOTATION_CONFIG,
     ANNOTATION_SERVER_CA,
@@ -13,6 +14,7 @@ from kinema_api.names import (
     CONFIG_PATH,
     CONTAINER,
     ENV_ACCELERATOR,
+    ENV_NODE,
     ENV_SCRATCH,
     LABEL_ATTEMPT,
     LABEL_JOB,
@@ -28,22 +30,19 @@ from kinema_api.names import (
     VERSION,
     Stage,
 )
-from kinema_api.plan import claims, secrets, staged
+from kinema_api.pipeline import grace_seconds
 from kinema_api.pool import PoolSpec
 from kinema_api.progress import ENV_CA, ENV_TOKEN, ENV_URL
+from kinema_api.quantity import times
 from kinema_operator.manifests.attempt import AttemptPlan
 from kinema_operator.manifests.placement import placement
 from kinema_operator.manifests.profiles import collective_env, device_env
-from kinema_operator.manifests.quantity import times
 
 Raw = dict[str, Any]
 
 USER = 65532
 """The user of our images."""
 TOKEN_SECONDS = 3600
-GRACE_SECONDS = {Stage.TRAIN: 300}
-"""Seconds between SIGTERM and SIGKILL: a training pod writes a checkpoint in them."""
-DEFAULT_GRACE = 30
 SECRET_MODE = 0o440
 """Readable by the pod's group, which is fsGroup, and by nobody else."""
 CPU_STAGE_RESOURCES = {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}
@@ -77,12 +76,11 @@ def template(plan: AttemptPlan) -> Raw:
 
 def _spec(plan: AttemptPlan, pool: PoolSpec | None) -> Raw:
     defaults = plan.spec.defaults
-    grace = plan.additions.termination_grace_period_seconds or GRACE_SECONDS.get(plan.stage, DEFAULT_GRACE)
     spec: Raw = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": grace,
+        "terminationGracePeriodSeconds": grace_seconds(plan.stage, plan.additions),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
@@ -145,6 +143,7 @@ def _fixed_env(plan: AttemptPlan, pool: PoolSpec | None) -> list[Raw]:
         env += device_env(pool)
         if plan.stage is Stage.TRAIN:
             env += collective_env(pool)
+            env.append({"name": ENV_NODE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}})
     return env
 
 

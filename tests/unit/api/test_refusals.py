@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from kinema_api.catalogue import entry
 from kinema_api.job import JobSpec
 from kinema_api.locations import HF_ADDRESS, LEAVES_ITS_ROOT, PVC_ADDRESS, S3_ADDRESS, check_address
-from kinema_api.plan import PlanError, freeze
+from kinema_api.pipeline import settings_of
+from kinema_api.plan import freeze
 from kinema_api.pool import Accelerator, PoolSpec
+from kinema_api.refusal import PlanError, check
 from kinema_api.settings import PodTemplate
 
 pytestmark = pytest.mark.unit
@@ -54,14 +57,49 @@ REFUSED: dict[str, tuple[Spec, str, str]] = {
     "task of another model": (
         job(model={**TINY, "task": "i2v"}),
         "TaskNotSupported",
-        "spec.model.task: wan2.1-tiny cannot do i2v; write t2v, or name a model that can do i2v",
+        "spec.model.task: wan2.1-tiny cannot do i2v; write t2v or v2v, or name a model that can do i2v",
     ),
-    "task of the engine": (
-        job(model={**TINY, "name": "wan2.1-i2v-14b-480p"}),
+    "task of fewer frames": (
+        job(model={**TINY, "name": "wan2.1-flf2v-14b-720p", "task": "i2v"}),
         "TaskNotSupported",
+        "spec.model.task: wan2.1-flf2v-14b-720p cannot do i2v; write flf2v, or name a model that can do i2v",
+    ),
+    "masks of a model that is given frames": (
+        job(
+            model={**TINY, "name": "wan2.1-i2v-tiny"},
+            stages={"train": {"objective": {"masks": {"quarterHead": 0.5}}}},
+        ),
+        "InvalidMasks",
         (
-            "spec.model.task: the native engine trains t2v, not yet i2v; name a model that can do t2v: "
-            "wan2.1-t2v-1.3b, wan2.1-t2v-14b, wan2.1-tiny"
+            "spec.stages.train.objective.masks: a model that does i2v is given frames beside the noise, not clean ones"
+            " within it; remove masks"
+        ),
+    ),
+    "masks of more than all samples": (
+        job(stages={"train": {"objective": {"masks": {"quarterHead": 0.5, "random": 0.6}}}}),
+        "InvalidMasks",
+        (
+            "spec.stages.train.objective.masks: the shares random 0.6, quarter_head 0.5 add up to 1.1; together they"
+            " are at most 1"
+        ),
+    ),
+    "images where the first frame is given": (
+        job(
+            model={**TINY, "name": "wan2.1-i2v-tiny"},
+            stages={"prepare": {"video": {"buckets": [{"frames": 1, "height": 64, "width": 96}]}}},
+        ),
+        "InvalidVideo",
+        (
+            "spec.stages.prepare.video.buckets[0].frames: a clip of 1 is all given by the 1 that the task begins with;"
+            " use more frames, or a model that does t2v"
+        ),
+    ),
+    "samples of v2v": (
+        job(model={**TINY, "task": "v2v"}, stages={"sample": {"enabled": True}}),
+        "SampleNotSupported",
+        (
+            "spec.stages.sample.enabled: WanPipeline cannot be given the leading frames of v2v; remove the line, and"
+            " let training generate videos with stages.train.validation.samples.everySteps"
         ),
     ),
     "frames": (video(frames=16), "InvalidVideo", "spec.stages.prepare.video.frames: 16 is not 4n+1; use 13 or 17"),
@@ -128,6 +166,43 @@ REFUSED: dict[str, tuple[Spec, str, str]] = {
         job(stages={"train": {"steps": 10, "schedule": {"warmupSteps": 10}}}),
         "InvalidSchedule",
         ("spec.stages.train.schedule.warmupSteps: 10 steps of warm-up do not fit into 10 steps; set it to 1 or so"),
+    ),
+    "a decay that begins in the warm-up": (
+        job(stages={"train": {"steps": 30, "schedule": {"kind": "wsd", "warmupSteps": 10, "decaySteps": 25}}}),
+        "InvalidSchedule",
+        (
+            "spec.stages.train.schedule.decaySteps: 10 steps of warm-up and 25 of decay do not fit into 30 steps;"
+            " set it to at most 20"
+        ),
+    ),
+    "low-rank additions to a layer that is not there": (
+        job(stages={"train": {"lora": {"enabled": True, "targets": ["attn1.to_q", "blocks.3.ffn.net.2", "to_qkv"]}}}),
+        "InvalidLora",
+        (
+            "spec.stages.train.lora.targets: no linear layer's name ends with to_qkv; there are attn1.to_k,"
+            " attn1.to_out.0, attn1.to_q, attn1.to_v, attn2.to_k, attn2.to_out.0, attn2.to_q, attn2.to_v,"
+            " condition_embedder.text_embedder.linear_1, condition_embedder.text_embedder.linear_2,"
+            " condition_embedder.time_embedder.linear_1, condition_embedder.time_embedder.linear_2,"
+            " condition_embedder.time_proj, ffn.net.0.proj, ffn.net.2, proj_out"
+        ),
+    ),
+    "a layout that does not divide": (
+        job(defaults={"pool": "cpu", "devicesPerNode": 2}, stages={"train": {"layout": {"tensor": 3}}}),
+        "InvalidLayout",
+        (
+            "spec.stages.train.layout: shard 1 x tensor 3 makes 3 processes, and there are 2; the nearest layout that"
+            " works: shard 1, tensor 2"
+        ),
+    ),
+    "attention of another accelerator": (
+        job(stages={"train": {"attention": "cudnn"}}),
+        "InvalidAttention",
+        "spec.stages.train.attention: cudnn has no kernel on cpu; write one of native, flash, math",
+    ),
+    "attention of another number format": (
+        job(stages={"train": {"attention": "flash", "precision": "fp32"}}),
+        "InvalidAttention",
+        "spec.stages.train.attention: flash does not take float32; set precision to bf16, or write native",
     ),
     "bucket": (
         job(dataset={"uri": "s3://A/b"}),
@@ -207,6 +282,13 @@ def test_it_is_refused_with_a_reason_and_a_sentence(written: Spec, reason: str, 
         freeze(spec=JobSpec.model_validate(written), pools=POOLS, images=IMAGES)
     assert refused.value.reason == reason
     assert str(refused.value) == sentence
+
+
+def test_a_task_with_frames_needs_an_image_encoder() -> None:
+    model = entry("wan2.1-i2v-tiny").model_copy(update={"image": None})
+    spec = JobSpec.model_validate(job(model={**TINY, "name": "wan2.1-i2v-tiny"}))
+    with pytest.raises(PlanError, match=r"wan2\.1-i2v-tiny has no image encoder, which i2v needs"):
+        check(spec, settings_of(spec, model), model)
 
 
 def test_what_kubernetes_takes_is_taken() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 from kinema_api.exits import Exit, Termination
 from kinema_api.job import JobSpec
 from kinema_api.names import LABEL_ATTEMPT, LABEL_STAGE, Stage
-from kinema_api.plan import freeze, pipeline
+from kinema_api.pipeline import pipeline
+from kinema_api.plan import freeze
 from kinema_api.pool import Accelerator, PoolSpec
 from kinema_api.settings import Stages
 from kinema_api.status import JobStatus, Phase, StageState, StageStatus

@@ -351,7 +351,7 @@ REFUSALS = {
     "task": (
         {"model": {"name": "wan2.1-t2v-1.3b", "task": "i2v", "weights": {"uri": "pvc://ws/w"}}},
         "TaskNotSupported",
-        "wan2.1-t2v-1.3b cannot do i2v; write t2v, or name a model that can do i2v",
+        "wan2.1-t2v-1.3b cannot do i2v; write t2v or v2v, or name a model that can do i2v",
     ),
     "frames": ({"stages": {"prepare": {"video": {"frames": 16}}}}, "InvalidVideo", "16 is not 4n+1; use 13 or 17"),
     "height": (

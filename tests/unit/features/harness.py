@@ -18,17 +18,17 @@ from kinema_api.exits import StageError, Termination
 from kinema_api.inputs import Dataset, Storage, Weights
 from kinema_api.job import Task
 from kinema_api.names import Stage, artifact_folder
-from kinema_api.settings import FeaturesSettings, Video
+from kinema_api.settings import ClipVideo, FeaturesSettings
 from kinema_api.stage import FeaturesConfig, JobRef, load_config
 from kinema_stage import artifact, clips, video
 from kinema_stage.context import Context, make_context
 from kinema_stage.workspace import Workspace
-from kinema_trainer.encoders import Encoders
-from kinema_trainer.mp4 import write_mp4
-from kinema_trainer.shards import Sidecar
+from kinema_trainer.data.shards import Sidecar
+from kinema_trainer.encoding.encoders import Encoders
+from kinema_trainer.encoding.mp4 import write_mp4
 from kinema_trainer.stages import features
 
-GEOMETRY = Video(frames=5, height=32, width=48, fps=8)
+GEOMETRY = ClipVideo(frames=5, height=32, width=48, fps=8)
 TTL = 4.0
 ENCODER = "encoder0"
 
@@ -52,8 +52,8 @@ def list_clips(workspace: Workspace, videos: Path, *, key: str) -> tuple[clips.C
             info=video.probe(path),
             settings=GEOMETRY,
         )
-        assert isinstance(cut, tuple), cut
-        found += cut
+        assert isinstance(cut, clips.Cut), cut
+        found += cut.clips
     folder = artifact_folder(Stage.PREPARE, key)
     clips.write(workspace, folder, clips=found, quarantined=[])
     artifact.publish(workspace, folder, artifact.Manifest(stage=Stage.PREPARE, key=key, job="t/t"))

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanPipeline
 
 from kinema_api.exits import Exit, StageError
-from kinema_trainer.encoders import Encoders
+from kinema_trainer.encoding.encoders import Encoders
 
 CPU = torch.device("cpu")
 LENGTH = 64

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from kinema_trainer.energon import metadata, offsets, offsets_name
-from kinema_trainer.shards import Sample, Sidecar, shard_name, sidecar_name, write_shard
+from kinema_trainer.data.energon import metadata, offsets, offsets_name
+from kinema_trainer.data.shards import Sample, Sidecar, shard_name, sidecar_name, write_shard
 
 energon: Any = pytest.importorskip("megatron.energon")
 

@@ -12,15 +12,17 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
+from kinema_api.catalogue import entry
 from kinema_api.exits import Exit, StageError
 from kinema_api.inputs import Dataset
 from kinema_api.job import Task
 from kinema_api.names import ENV_SCRATCH, ENV_SECRETS
 from kinema_stage import artifact, claim, s3
 from kinema_stage.workspace import FolderWorkspace
-from kinema_trainer.encoders import Encoders
-from kinema_trainer.encoding import ShardEncoder, order
-from kinema_trainer.shards import ShardIndex, read_empty_text
+from kinema_trainer import tiny
+from kinema_trainer.data.shards import ShardIndex, read_empty_text
+from kinema_trainer.encoding.encoders import Encoders
+from kinema_trainer.encoding.work import ShardEncoder, order
 from kinema_trainer.stages import features
 
 from tests.s3.bucket import at, object_store, secret
@@ -254,10 +256,31 @@ def test_what_killed_workers_left_half_written_is_removed(
     assert not workspace.exists(f"{FOLDER}/.kinema-tmp-0123")
 
 
-def test_an_unsupported_task_says_so(workspace: FolderWorkspace, weights: Path) -> None:
-    with pytest.raises(StageError, match="i2v") as caught:
-        harness.run(harness.make_config(workspace, weights, task=Task.I2V))
-    assert caught.value.code is Exit.USER
+@pytest.mark.parametrize(("task", "tokens"), [(Task.I2V, 17), (Task.FLF2V, 34)])
+def test_a_task_that_is_given_frames_stores_what_they_become(
+    workspace: FolderWorkspace, videos: Path, tmp_path: Path, task: Task, tokens: int
+) -> None:
+    spec = entry(f"wan2.1-{task}-tiny")
+    pipeline = tmp_path / "pipeline"
+    tiny.make(pipeline, spec=spec)
+    harness.list_clips(workspace, videos, key="prepare0")
+    config = harness.make_config(workspace, pipeline, task=task).model_copy(update={"model": spec})
+    assert harness.run(config).counts["clips"] == 5
+    samples = ShardIndex.open(workspace.local(FOLDER))
+    for sample in samples:
+        assert sample.condition is not None and sample.image is not None
+        assert sample.condition.shape == sample.latents.shape
+        assert sample.image.shape == (tokens, 32)
+        assert not torch.equal(sample.condition, sample.latents)
+    one, other = (sample.image for sample in (samples[0], samples[1]))
+    assert one is not None and other is not None and not torch.equal(one, other)
+
+
+def test_v2v_stores_what_t2v_does(workspace: FolderWorkspace, videos: Path, weights: Path) -> None:
+    harness.list_clips(workspace, videos, key="prepare0")
+    harness.run(harness.make_config(workspace, weights, task=Task.V2V))
+    sample = ShardIndex.open(workspace.local(FOLDER))[0]
+    assert (sample.condition, sample.image) == (None, None)
 
 
 def test_the_wait_for_others_ends_with_sigterm(workspace: FolderWorkspace, videos: Path, weights: Path) -> None:

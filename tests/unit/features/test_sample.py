@@ -13,18 +13,20 @@ import av
 import numpy as np
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler, WanPipeline
+from diffusers import UniPCMultistepScheduler, WanImageToVideoPipeline, WanPipeline
 
 from kinema_api.catalogue import entry
 from kinema_api.exits import Exit, StageError
-from kinema_api.inputs import Storage
+from kinema_api.inputs import Dataset, Storage
 from kinema_api.job import Task
 from kinema_api.names import Stage
 from kinema_api.settings import SampleSettings
 from kinema_api.stage import JobRef, SampleConfig
 from kinema_stage import artifact
+from kinema_stage.clips import read as read_clips
 from kinema_stage.context import Context, make_context
 from kinema_stage.workspace import FolderWorkspace
+from kinema_trainer import tiny
 from kinema_trainer.stages import sample
 
 from tests.unit.features import harness
@@ -159,3 +161,42 @@ def test_a_model_that_gives_no_numbers_is_named(workspace: FolderWorkspace) -> N
     with pytest.raises(StageError, match="not finite") as caught:
         sample.run(context(workspace))
     assert caught.value.code is Exit.NUMERICS
+
+
+@pytest.mark.parametrize("task", [Task.I2V, Task.FLF2V])
+def test_a_task_that_is_given_frames_begins_with_those_of_the_dataset(
+    workspace: FolderWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Task
+) -> None:
+    spec = entry(f"wan2.1-{task}-tiny")
+    shutil.rmtree(workspace.local(f"{RUN}/export"))
+    tiny.make(tmp_path / "pipeline", spec=spec)
+    shutil.copytree(tmp_path / "pipeline", workspace.local(f"{RUN}/export"))
+    artifact.publish(workspace, f"{RUN}/export", artifact.Manifest(stage=Stage.EXPORT, key="uid-1", job="t/job"))
+    given: list[tuple[str, Any, Any]] = []
+    original = WanImageToVideoPipeline.__call__
+
+    def call(self: Any, *, prompt: str, image: Any, last_image: Any = None, **rest: Any) -> Any:
+        given.append((prompt, np.asarray(image), None if last_image is None else np.asarray(last_image)))
+        return original(self, prompt=prompt, image=image, last_image=last_image, **rest)
+
+    monkeypatch.setattr(WanImageToVideoPipeline, "__call__", call)
+    made = context(workspace, prompts=["a clip of v2", "something else"], steps=1)
+    config = made.config.model_copy(
+        update={"model": spec, "task": task, "dataset": Dataset(uri=f"file://{tmp_path / 'videos'}")}
+    )
+    made = make_context(config, interrupted=threading.Event(), environment={"KINEMA_METRICS_PORT": "0"})
+    assert sample.run(made).counts == {"videos": 2}
+    clips = list(read_clips(workspace, "artifacts/prepare/prepare0"))
+    named = next(clip for clip in clips if clip.caption == "a clip of v2")
+    for (_, first, last), clip in zip(given, (named, clips[1]), strict=True):
+        pixels = clip.decode(tmp_path / "videos" / clip.video)
+        assert np.array_equal(first, pixels[0])
+        assert last is None if task is Task.I2V else np.array_equal(last, pixels[-1])
+    assert frames(workspace.local(f"{FOLDER}/00-seed3.mp4")).shape == (5, 32, 48, 3)
+
+
+def test_v2v_has_no_pipeline(workspace: FolderWorkspace) -> None:
+    made = context(workspace)
+    config = made.config.model_copy(update={"task": Task.V2V})
+    with pytest.raises(StageError, match=r"leading frames of v2v; disable stages\.sample"):
+        sample.run(make_context(config, interrupted=threading.Event(), environment={"KINEMA_METRICS_PORT": "0"}))

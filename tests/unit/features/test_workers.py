@@ -12,7 +12,7 @@ from kinema_api.exits import Exit
 from kinema_stage import artifact
 from kinema_stage.clips import Clip
 from kinema_stage.workspace import FolderWorkspace
-from kinema_trainer.shards import ShardIndex
+from kinema_trainer.data.shards import ShardIndex
 
 from tests.unit.features import harness
 from tests.waiting import until

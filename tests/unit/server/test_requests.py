@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from kinema_api.names import ANNOTATION_PROFILE, HEADER_PROFILE
 from kinema_operator import tls
 from kinema_server.settings import ServerSettings
 
@@ -32,6 +33,19 @@ async def test_a_post_is_echoed_and_applied(world: World) -> None:
     assert patch.path == f"{JOB}/status"
     assert patch.query["fieldManager"] == "kinema-server"
     assert list(patch.body["status"]) == ["progress"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "passed"), [("steps=3", "steps=3"), ("steps=3\r\nevil: 1", None), ("é", None), ("", None), (None, None)]
+)
+async def test_a_wish_to_profile_is_passed_on_with_the_answer(
+    world: World, wish: str | None, passed: str | None
+) -> None:
+    if wish is not None:
+        world.fake.objects[JOB]["metadata"]["annotations"] = {ANNOTATION_PROFILE: wish}
+    for percentage in (7, 8):
+        answer = await world.post({"trainerStatus": {"progressPercentage": percentage}})
+        assert (answer.status_code, answer.headers.get(HEADER_PROFILE)) == (200, passed)
 
 
 async def test_a_verified_token_is_not_reviewed_again(world: World) -> None:

@@ -115,7 +115,13 @@ def make_weights(root: Path, model: Entry) -> Path:
         "vae": {"z_dim": model.vae.channels},
         "text_encoder": {"d_model": shape.text_dim},
     }
-    root.mkdir(parents=True)
+    if model.image is not None:
+        configs["transformer"] |= {"image_dim": model.image.width, "added_kv_proj_dim": shape.hidden}
+        configs["transformer"] |= {"pos_embed_seq_len": model.image.given} if model.image.positions else {}
+        configs["image_encoder"] = {"hidden_size": model.image.width}
+        (root / "image_processor").mkdir(parents=True)
+        (root / "image_processor" / "preprocessor_config.json").write_text("{}")
+    root.mkdir(parents=True, exist_ok=True)
     index = {"_class_name": model.pipeline, **{name: ["diffusers", "Class"] for name in [*configs, "tokenizer"]}}
     (root / "model_index.json").write_text(json.dumps(index))
     for name, config in configs.items():

@@ -51,8 +51,7 @@ def test_what_was_written_is_read_listed_and_deleted(workspace: Workspace, store
 
 def test_long_listings_have_every_page(workspace: Workspace, store: ObjectStore) -> None:
     names = [f"many/{number:04d}" for number in range(1005)]
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda name: workspace.write(name, b""), names))
+    store.fill(f"work/{name}" for name in names)
     assert workspace.list("many") == names
     workspace.delete("many")
     assert store.keys() == []

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinema_api.settings import Video
+from kinema_api.settings import ClipVideo
 from kinema_stage import clips
 from kinema_stage.clips import Clip, starts
 from kinema_stage.quarantine import Quarantined, Reason, summary
@@ -37,8 +37,9 @@ def test_a_cap_spreads_evenly(most: int, expected: list[int]) -> None:
 
 
 def cut(info: VideoInfo, *, tag: str = "tag", caption: str = "words", **video: Any) -> tuple[Clip, ...] | Quarantined:
-    settings = Video.model_validate({"frames": 17, "height": 16, "width": 32, "fps": 8, **video})
-    return clips.cut(video="a/b.mp4", tag=tag, caption=caption, info=info, settings=settings)
+    settings = ClipVideo.model_validate({"frames": 17, "height": 16, "width": 32, "fps": 8, **video})
+    found = clips.cut(video="a/b.mp4", tag=tag, caption=caption, info=info, settings=settings)
+    return found.clips if isinstance(found, clips.Cut) else found
 
 
 def info(frames: int, fps: float) -> VideoInfo:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from kinema_api.names import Stage
+from kinema_api.names import HEADER_PROFILE, Stage
 from kinema_api.progress import ENV_CA, ENV_TOKEN, ENV_URL, ProgressPost, TrainerStatus
 from kinema_stage import logs
 from kinema_stage.poster import Poster, Target
@@ -40,6 +40,7 @@ class Server(ThreadingHTTPServer):
         self.posts: list[tuple[str, ProgressPost]] = []
         self.answer = 200
         self.location = ""
+        self.wish = ""
 
     @property
     def address(self) -> str:
@@ -59,6 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(self.server.answer)
         if self.server.location:
             self.send_header("Location", self.server.location)
+        if self.server.wish:
+            self.send_header(HEADER_PROFILE, self.server.wish)
         self.end_headers()
         self.wfile.write(body)
 
@@ -212,6 +215,16 @@ def test_a_failing_server_costs_one_warning_and_comes_back(server: Server, caplo
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "503" in warnings[0] and "the stage goes on" in warnings[0]
+
+
+def test_a_wish_to_profile_comes_with_the_answer(server: Server) -> None:
+    heard: list[str] = []
+    progress = Progress(Stage.TRAIN, environment={ENV_URL: f"http://{server.address}", ENV_METRICS_PORT: "0"})
+    progress.wished = heard.append
+    server.wish = "steps=3"
+    progress.report(done=1, total=2)
+    deadline(lambda: heard == ["steps=3"], what="the wish")
+    progress.close(success=True)
 
 
 @pytest.mark.parametrize("missing", ["server", "token", "ca", "address"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kinema_api.catalogue import entry
 from kinema_api.exits import Exit, StageError
 from kinema_api.inputs import Weights
 from kinema_stage import weights
@@ -104,4 +105,31 @@ def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
     model = TINY.model_copy(update={"repository": "Wan-AI/Some"})
     with pytest.raises(StageError, match=r"no folder .*gone; download Wan-AI/Some there") as caught:
         weights.check(Weights(uri=f"file://{tmp_path}/gone"), model)
+    assert caught.value.code is Exit.WEIGHTS
+
+
+IMAGES = entry("wan2.1-flf2v-tiny")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda root: edit(root / "image_encoder/config.json", hidden_size=1280),
+            "hidden_size = 1280, but the catalogue's wan2.1-flf2v-tiny has 32",
+        ),
+        (lambda root: cut_off(root / "image_encoder/model.safetensors", keep=-4), "image_encoder.* is cut off"),
+        (lambda root: (root / "image_processor/preprocessor_config.json").unlink(), "no image processor in"),
+        (lambda root: edit(root / "transformer/config.json", added_kv_proj_dim=None), "added_kv_proj_dim = None"),
+        (lambda root: edit(root / "transformer/config.json", pos_embed_seq_len=17), "pos_embed_seq_len = 17"),
+    ],
+)
+def test_a_model_that_is_given_frames_needs_an_image_encoder(
+    tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    root = make_weights(tmp_path / "weights", IMAGES)
+    weights.check(Weights(uri=f"file://{root}"), IMAGES)
+    damage(root)
+    with pytest.raises(StageError, match=message) as caught:
+        weights.check(Weights(uri=f"file://{root}"), IMAGES)
     assert caught.value.code is Exit.WEIGHTS

@@ -41,11 +41,11 @@ def test_every_module_is_there_and_laid_out(monkeypatch: pytest.MonkeyPatch, tmp
     mutation.lay_out(mutation.modules()[:2])
     assert all((tmp_path / mutation.path_of(module)).is_file() for module in mutation.modules())
     settings = tomllib.loads((tmp_path / "pyproject.toml").read_text())["tool"]["mutmut"]
-    assert settings["only_mutate"] == ["src/kinema_api/plan.py", "src/kinema_operator/closing.py"]
+    assert settings["only_mutate"] == ["src/kinema_api/configs.py", "src/kinema_api/mounts.py"]
     assert all((tmp_path / name).exists() for name in settings["pytest_add_cli_args_test_selection"][:-1])
 
 
 def test_an_unknown_module_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["mutation.py", "stroll"])
     assert mutation.main() == 2
-    assert "no such module among stroll; there are plan, closing" in capsys.readouterr().err
+    assert "no such module among stroll; there are configs, mounts, pipeline" in capsys.readouterr().err

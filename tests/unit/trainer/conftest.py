@@ -26,8 +26,9 @@ from kinema_stage.ledger import Ledger
 from kinema_stage.pace import NEVER
 from kinema_stage.watchdog import Watchdog
 from kinema_stage.workspace import FolderWorkspace
-from kinema_trainer import launch, reports, tiny, worker
-from kinema_trainer.shards import EMPTY_TEXT, Sample, Sidecar, dump_tensor, shard_name, sidecar_name, write_shard
+from kinema_trainer import launch, tiny, worker
+from kinema_trainer.data.shards import EMPTY_TEXT, Sample, Sidecar, dump_tensor, shard_name, sidecar_name, write_shard
+from kinema_trainer.numbers import reports
 from kinema_trainer.stages import convert
 
 FEATURES, CONVERTED = "f" * 8, "c" * 8

@@ -14,8 +14,18 @@ from kinema_api.names import Stage
 from kinema_stage import artifact
 from kinema_stage.artifact import Manifest, publish
 from kinema_stage.workspace import FolderWorkspace
-from kinema_trainer import checkpoints
-from kinema_trainer.checkpoints import complete, folder_of, newest, recorded, remove_rest, require
+from kinema_trainer.checkpoints import folders
+from kinema_trainer.checkpoints.digests import new_digest
+from kinema_trainer.checkpoints.folders import (
+    DIGESTS,
+    complete,
+    damaged,
+    folder_of,
+    newest,
+    recorded,
+    remove_rest,
+    require,
+)
 
 ROOT = "jobs/local/run/checkpoints"
 
@@ -108,7 +118,7 @@ def test_each_checkpoint_is_measured_once_however_many_files_it_has(
         measured.append(folder)
         return original(workspace, folder)
 
-    monkeypatch.setattr(checkpoints, "sizes", sizes)
+    monkeypatch.setattr(folders, "sizes", sizes)
     assert len(recorded(workspace, ROOT)) == 2
     assert measured == []
     assert len(complete(workspace, ROOT)) == 2
@@ -119,3 +129,52 @@ def test_a_run_without_checkpoints_says_what_to_do(workspace: FolderWorkspace) -
     write(workspace, 2, done=False)
     with pytest.raises(StageError, match="has no complete checkpoint: run the train stage first"):
         require(workspace, ROOT)
+
+
+def sealed(workspace: FolderWorkspace, step: int, **contents: bytes) -> str:
+    """A checkpoint whose manifest has digests."""
+    folder = folder_of(ROOT, step)
+    digests: dict[str, str] = {}
+    for name, content in contents.items():
+        workspace.write(f"{folder}/{name}", content)
+        digest = new_digest()
+        digest.update(content)
+        digests[name] = digest.hexdigest()
+    files = {name: len(content) for name, content in contents.items()}
+    details = {"consumed": 4 * step, DIGESTS: digests}
+    publish(workspace, folder, Manifest(stage=Stage.TRAIN, key="k", job="j", files=files, details=details))
+    return folder
+
+
+def test_changed_content_of_the_same_size_is_found(
+    workspace: FolderWorkspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    sealed(workspace, 2, a=b"weights", b=b"moments")
+    folder = sealed(workspace, 4, a=b"weights", b=b"moments")
+    (older, newer) = complete(workspace, ROOT)
+    assert damaged(workspace, newer) == []
+    workspace.write(f"{folder}/b", b"momentz")
+    assert [found.position.step for found in complete(workspace, ROOT)] == [2, 4]
+    assert damaged(workspace, newer) == ["b"]
+    assert damaged(workspace, older) == []
+    with caplog.at_level(logging.WARNING):
+        assert require(workspace, ROOT).position.step == 2
+    assert [record.message for record in caplog.records] == [f"{folder} is damaged (b): an older checkpoint is used"]
+
+
+def test_processes_share_the_reading_and_together_read_all(workspace: FolderWorkspace) -> None:
+    contents = {f"file-{number}": bytes(10 + number) for number in range(7)}
+    folder = sealed(workspace, 2, **contents)
+    (found,) = complete(workspace, ROOT)
+    for name in contents:
+        workspace.write(f"{folder}/{name}", b"x" * len(contents[name]))
+    shares = [damaged(workspace, found, rank=rank, world=3) for rank in range(3)]
+    assert sorted(name for share in shares for name in share) == sorted(contents)
+    assert sorted(len(share) for share in shares) == [2, 2, 3]
+
+
+def test_a_file_that_vanished_is_damage(workspace: FolderWorkspace) -> None:
+    folder = sealed(workspace, 2, a=b"weights", b=b"moments")
+    (found,) = complete(workspace, ROOT)
+    workspace.delete(f"{folder}/a")
+    assert damaged(workspace, found) == ["a"]

@@ -1,29 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of samples, and how processes share them."""
+"""The batches of a process: the same whoever reads them, and how."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
 
-from kinema_api.exits import Exit, StageError
-from kinema_api.settings import Objective
-from kinema_trainer.data import Batch, Cache, Loader, Order, Split, pad
-from kinema_trainer.shards import Sample
+from kinema_api.objective import Objective
+from kinema_api.packing import Cost, Packing
+from kinema_trainer.batch import Batch, Example
+from kinema_trainer.data.costs import Table
+from kinema_trainer.data.course import Course
+from kinema_trainer.data.reader import Cache, Loader, Split, pad
+from kinema_trainer.data.shards import Sample
+
+pytestmark = pytest.mark.unit
+
+COST = Cost(quadratic=0.01, linear=1.0)
 
 
 class Samples(Sequence[Sample]):
-    """Clips in memory that count how often they are read."""
+    """Clips of several lengths in memory that count how often they are read."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, fail: int | None = None) -> None:
         stream = torch.Generator().manual_seed(3)
         self.reads: list[int] = []
+        self._fail = fail
         self._samples = [
             Sample(
                 key=str(index),
-                latents=torch.randn((4, 1, 2, 2), generator=stream),
+                latents=torch.randn((4, 1 + index % 3, 2, 2), generator=stream),
                 text=torch.randn((2, 3), generator=stream),
             )
             for index in range(count)
@@ -33,60 +41,111 @@ class Samples(Sequence[Sample]):
         return len(self._samples)
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        if index == self._fail:
+            raise OSError("the volume is gone")
         self.reads.append(index)
         return self._samples[index]
 
+    def course(self) -> Course:
+        shapes = [tuple(sample.latents.shape) for sample in self._samples]
+        keys = [sample.key for sample in self._samples]
+        table = Table.of(keys, shapes, patch=(1, 2, 2), cost=COST)  # type: ignore[arg-type]
+        return Course(table, seed=4, packing=Packing(tokens=5))
 
-def loader(samples: Samples, split: Split, *, dropout: float = 0.0) -> Loader:
+
+def loader(samples: Samples, *, dropout: float = 0.0, split: Split | None = None, **options: int) -> Loader:
     return Loader(
         samples,
+        course=samples.course(),
         empty_text=torch.full((1, 3), 9.0),
         text_length=5,
         objective=Objective(caption_dropout=dropout),
-        split=split,
         seed=4,
+        split=split or Split(),
+        **options,
     )
 
 
-def batches(samples: Samples, *, world: int, batch: int, accumulate: int, steps: int) -> Iterator[dict[int, Batch]]:
-    """For each step the batches of all processes by position."""
-    splits = [Split(rank=rank, world=world, batch=batch, accumulate=accumulate) for rank in range(world)]
-    loaders = [loader(samples, split) for split in splits]
-    for step in range(steps):
-        found: dict[int, Batch] = {}
-        for split, one in zip(splits, loaders, strict=True):
-            for micro in range(accumulate):
-                positions = split.positions(start=step * split.step, micro=micro)
-                made = one.batch(start=step * split.step, micro=micro)
-                for index, position in enumerate(positions):
-                    assert position not in found
-                    found[position] = Batch(made.latents[index], made.noise[index], made.sigma[index], made.text[index])
-        yield found
+def drawn(samples: Samples, *, width: int, passes: int, clips: int, **options: int) -> dict[int, Example]:
+    """What is drawn for each position, taken by all data coordinates together."""
+    loaders = [
+        loader(samples, split=Split(rank=rank, world=width, accumulate=passes), **options) for rank in range(width)
+    ]
+    found: dict[int, Example] = {}
+    start = 0
+    while start < clips:
+        for rank, one in enumerate(loaders):
+            for micro in range(passes):
+                slots = one.step(start).passes[micro][rank].slots
+                batch = one.batch(start=start, micro=micro)
+                for slot, example in zip(slots, batch, strict=True):
+                    assert slot.position not in found
+                    found[slot.position] = example
+        start = loaders[0].step(start).consumed
     for one in loaders:
         one.close()
+    return found
 
 
-def test_every_epoch_is_another_permutation() -> None:
-    order = Order(size=7, seed=1)
-    epochs = [[order.sample(7 * epoch + place) for place in range(7)] for epoch in range(4)]
-    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert [Order(size=7, seed=1).sample(position) for position in (20, 3)] == [epochs[2][6], epochs[0][3]]
-    assert epochs[0] != [Order(size=7, seed=2).sample(place) for place in range(7)]
+def same(one: Example, other: Example) -> bool:
+    parts = ("latents", "noise", "sigma", "text")
+    return one.key == other.key and all(torch.equal(getattr(one, part), getattr(other, part)) for part in parts)
 
 
-@pytest.mark.parametrize(("world", "batch", "accumulate"), [(1, 4, 1), (2, 2, 1), (4, 1, 1), (1, 1, 4), (2, 1, 2)])
-def test_a_step_takes_the_same_samples_however_it_is_shared(world: int, batch: int, accumulate: int) -> None:
-    # Three clips: the epoch is smaller than the step, so that it wraps within one.
-    whole = list(batches(Samples(3), world=1, batch=4, accumulate=1, steps=3))
-    shared = list(batches(Samples(3), world=world, batch=batch, accumulate=accumulate, steps=3))
-    for one, other in zip(whole, shared, strict=True):
-        assert one.keys() == other.keys()
-        for position, sample in one.items():
-            assert torch.equal(sample.noise, other[position].noise)
-            assert torch.equal(sample.latents, other[position].latents)
-            assert torch.equal(sample.sigma, other[position].sigma)
-            assert torch.equal(sample.text, other[position].text)
+@pytest.mark.parametrize(
+    ("width", "passes", "workers", "ahead"), [(1, 1, 8, 9), (2, 1, 1, 1), (4, 2, 3, 2), (1, 3, 2, 0)]
+)
+def test_a_clip_is_the_same_whoever_reads_it(width: int, passes: int, workers: int, ahead: int) -> None:
+    whole = drawn(Samples(11), width=1, passes=1, clips=44, workers=1, ahead=1)
+    shared = drawn(Samples(11), width=width, passes=passes, clips=44, workers=workers, ahead=ahead)
+    common = whole.keys() & shared.keys()
+    assert common >= set(range(40))
+    assert all(same(whole[position], shared[position]) for position in common)
+
+
+def test_a_loader_may_be_asked_for_any_step() -> None:
+    one, other = loader(Samples(11)), loader(Samples(11))
+    starts = [0]
+    for _ in range(6):
+        starts.append(one.step(starts[-1]).consumed)
+    inorder = [one.batch(start=start, micro=0) for start in starts]
+    for index in (4, 2, 3, 0):
+        assert equal(other.batch(start=starts[index], micro=0), inorder[index])
+    one.close()
+    other.close()
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    return len(one) == len(other) and all(same(left, right) for left, right in zip(one, other, strict=True))
+
+
+def test_the_next_passes_are_read_while_the_loop_computes() -> None:
+    samples = Samples(11)
+    one = loader(samples, ahead=3)
+    first = one.step(0)
+    one.batch(start=0, micro=0)
+    second = one.step(first.consumed)
+    wanted = {slot.sample for step in (first, second) for pack in step.packs for slot in pack.slots}
+    one.close()
+    one.batch  # noqa: B018 - the pool has ended what it had begun
+    assert wanted <= set(samples.reads)
+
+
+def test_a_fault_reaches_whoever_asks_for_the_clip() -> None:
+    one = loader(Samples(11, fail=5), ahead=6)
+    start, failed = 0, False
+    while not failed and start < 11:
+        step = one.step(start)
+        holds = any(slot.sample == 5 for pack in step.packs for slot in pack.slots)
+        if holds:
+            with pytest.raises(OSError, match="the volume is gone"):
+                one.batch(start=start, micro=0)
+            failed = True
+        else:
+            one.batch(start=start, micro=0)
+        start = step.consumed
+    assert failed
+    one.close()
 
 
 def test_captions_are_padded_with_zeros_and_cut() -> None:
@@ -96,31 +155,17 @@ def test_captions_are_padded_with_zeros_and_cut() -> None:
 
 
 def test_a_dropped_caption_becomes_the_empty_one() -> None:
-    one = loader(Samples(2), Split(rank=0, world=1, batch=2, accumulate=1), dropout=1.0)
-    assert one.batch(start=0, micro=0).text.tolist() == [[[9, 9, 9]] + [[0, 0, 0]] * 4] * 2
+    one = loader(Samples(2), dropout=1.0)
+    for example in one.batch(start=0, micro=0):
+        assert example.text.tolist() == [[9, 9, 9]] + [[0, 0, 0]] * 4
     one.close()
 
 
 def test_the_cache_keeps_what_fits() -> None:
-    samples = Samples(3)
+    samples = Samples(9)
     size = samples[0].latents.nbytes + samples[0].text.nbytes
     samples.reads.clear()
     cache = Cache(samples, limit=2 * size)
-    for index in (0, 1, 0, 1, 2, 1, 0):
+    for index in (0, 3, 0, 3, 6, 3, 0):
         assert cache[index].key == str(index)
-    assert samples.reads == [0, 1, 2, 0]
-
-
-def test_an_empty_artifact_is_a_fault_of_the_data() -> None:
-    with pytest.raises(StageError, match="no clips") as caught:
-        loader(Samples(0), Split(rank=0, world=1, batch=1, accumulate=1))
-    assert caught.value.code is Exit.DATA
-
-
-def test_clips_of_several_shapes_are_refused() -> None:
-    samples = Samples(2)
-    samples._samples[1] = Sample(key="odd", latents=torch.zeros(4, 1, 2, 4), text=torch.zeros(1, 3))
-    one = loader(samples, Split(rank=0, world=1, batch=2, accumulate=1))
-    with pytest.raises(StageError, match="clip odd has latents of shape"):
-        one.batch(start=0, micro=0)
-    one.close()
+    assert samples.reads == [0, 3, 6, 0]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from kinema_stage.workspace import FolderWorkspace, Workspace
-from kinema_trainer import dcp
-from kinema_trainer.ranges import Span, joined
-from kinema_trainer.saver import plain_errors
+from kinema_trainer.checkpoints import dcp
+from kinema_trainer.checkpoints.digests import file_digest
+from kinema_trainer.checkpoints.ranges import Span, joined
+from kinema_trainer.checkpoints.saver import plain_errors
 
 from tests.unit.trainer.memory import MemoryWorkspace
 
@@ -101,6 +103,20 @@ def test_a_failed_upload_is_told_and_leaves_no_checkpoint() -> None:
     with pytest.raises(OSError, match="the bucket is gone"):
         write(workspace)
     assert workspace.files == {}
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_the_writer_knows_the_digest_of_every_file(tmp_path: Path, kind: str) -> None:
+    workspace = FolderWorkspace(f"file://{tmp_path}/workspace") if kind == "folder" else MemoryWorkspace()
+    writer = dcp.writer(workspace, FOLDER, moved=lambda count: None)
+    with plain_errors():
+        save(dict(tensors()), storage_writer=writer, no_dist=True)
+    sizes = workspace.sizes(FOLDER)
+    assert {f"{FOLDER}/{name}" for name in writer.digests} == set(sizes)
+    for path, size in sizes.items():
+        assert writer.digests[Path(path).name] == file_digest(workspace, path, size=size)
+        content = workspace.read(path)
+        assert writer.digests[Path(path).name] == hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import pytest
 
+from kinema_api.configs import stage_config
 from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.inputs import Weights
 from kinema_api.job import JobSpec
 from kinema_api.keys import Keys
 from kinema_api.names import Stage
-from kinema_api.plan import freeze, stage_config
+from kinema_api.plan import freeze
 from kinema_api.pool import Accelerator, PoolSpec
 from kinema_api.settings import ConvertSettings
 from kinema_api.stage import AnyStageConfig, ConvertConfig, JobRef
@@ -32,7 +33,7 @@ from kinema_stage import logs, main, signals
 from kinema_stage.context import Context
 from kinema_stage.stages import check
 from kinema_stage.workspace import FolderWorkspace
-from kinema_trainer.shards import EMPTY_TEXT
+from kinema_trainer.data.shards import EMPTY_TEXT
 
 from tests.unit.features import harness
 from tests.unit.features.test_sample import context as sampling
@@ -221,7 +222,7 @@ BROKEN: dict[str, tuple[Break, Exit, str]] = {
     "convert: another shape": (convert_of_another_shape, Exit.WEIGHTS, r"does not fit its config.json"),
     "convert: full": (convert_where_it_is_full, Exit.STORAGE, r"is full .*; free space or enlarge"),
     "train: no features": (train_without_features, Exit.STORAGE, r"is not complete: run the features stage first"),
-    "train: no clips": (train_without_clips, Exit.DATA, r"has no clips: see the quarantine"),
+    "train: no clips": (train_without_clips, Exit.DATA, r"no clips are left to train on: see what prepare"),
     "export: no checkpoint": (export_without_checkpoint, Exit.STORAGE, r"no complete checkpoint: run the train stage"),
     "sample: no export": (_sample, Exit.USER, r"no export there; enable stages.export"),
 }

@@ -21,7 +21,7 @@ from kinema_stage.termination import WorkerError
 from kinema_stage.watchdog import Stall, Watchdog
 from kinema_trainer import launch
 from kinema_trainer.launch import Ended, Place, judge
-from kinema_trainer.reports import Failure, Inbox, Reporter, Step
+from kinema_trainer.numbers.reports import Failure, Inbox, Reporter, Step
 from kinema_trainer.stages.train import CAUSE_SECONDS, outlast_the_cause
 from kinema_trainer.worker import classify
 
@@ -121,7 +121,7 @@ def run_program(
     return steps
 
 
-REPORTER = "from kinema_trainer.reports import Reporter, Step\nr = Reporter.from_environment(rank=0)\n"
+REPORTER = "from kinema_trainer.numbers.reports import Reporter, Step\nr = Reporter.from_environment(rank=0)\n"
 
 
 def test_steps_reach_the_stage(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_who_is_deaf_before_its_first_step_is_not_waited_for(tmp_path: Path) -> 
         "import signal, time\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
         "from kinema_stage.pace import Phase\n"
-        "from kinema_trainer.reports import Beat\n"
+        "from kinema_trainer.numbers.reports import Beat\n"
         f"{REPORTER}"
         "for number in range(600):\n"
         "    r.beat(Beat(number=number, phase=Phase.STARTING, limit=1800))\n"

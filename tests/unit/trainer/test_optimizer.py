@@ -8,7 +8,7 @@ import torch
 
 from kinema_api.settings import Optimizer
 from kinema_trainer import tiny
-from kinema_trainer.optimizer import MOMENTS, Average, clip, create_moments, make_optimizer
+from kinema_trainer.optim.optimizer import MOMENTS, Average, clip, create_moments, make_optimizer
 
 from tests.unit.trainer.conftest import SPEC
 
@@ -17,7 +17,8 @@ def test_only_matrices_decay() -> None:
     model = tiny.make_transformer(SPEC)
     adam = make_optimizer(model, Optimizer(weight_decay=0.3), fused=True)
     decay = {id(p): group["weight_decay"] for group in adam.param_groups for p in group["params"]}
-    by_name = {name: decay[id(parameter)] for name, parameter in model.named_parameters()}
+    by_name = {name: decay[id(part.own)] for name, part in adam.parts.items()}
+    assert by_name.keys() == dict(model.named_parameters()).keys()
     decayed = {name for name, value in by_name.items() if value == 0.3}
     assert "patch_embedding.weight" in decayed
     assert "blocks.0.attn1.to_q.weight" in decayed
@@ -31,7 +32,7 @@ def test_prepared_moments_change_nothing() -> None:
         model = torch.nn.Linear(3, 2)
         adam = make_optimizer(model, Optimizer(learning_rate=0.1), fused=fused)
         if prepared:
-            create_moments(model, adam, step=0)
+            create_moments(adam, step=0)
         for _ in range(3):
             model(torch.ones(1, 3)).square().sum().backward()
             adam.step()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from kinema_stage.ledger import Spent
 from kinema_stage.pace import Phase
 from kinema_trainer.gang import QUIET_SECONDS, SLACK_SECONDS, Roll, sentence
-from kinema_trainer.reports import Beat, Failure
+from kinema_trainer.numbers.reports import Beat, Failure
 
 
 def beat(number: int, *, phase: Phase = Phase.WORKING, limit: float = 10) -> Beat:

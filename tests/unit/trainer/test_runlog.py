@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kinema_trainer.runlog import EVENTS, METRICS, TENSORBOARD, RunLog
+from kinema_trainer.numbers.runlog import EVENTS, METRICS, TENSORBOARD, RunLog
 
 from tests.unit.trainer.memory import MemoryWorkspace
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -26,12 +27,13 @@ from kinema_api.stage import TrainConfig
 from kinema_stage.artifact import Manifest
 from kinema_stage.pace import NEVER
 from kinema_stage.watchdog import Watchdog
-from kinema_trainer import dcp, loop, saver
-from kinema_trainer.checkpoints import Position, complete, folder_of, newest
+from kinema_trainer import loop
+from kinema_trainer.checkpoints import dcp, folders, lora_file, saver, staging
+from kinema_trainer.checkpoints.folders import Position, complete, folder_of, newest
+from kinema_trainer.checkpoints.saver import Saver
+from kinema_trainer.checkpoints.weights import read_config, read_into
 from kinema_trainer.models.wan import ADAPTER
-from kinema_trainer.saver import Saver
 from kinema_trainer.stages import export
-from kinema_trainer.weights import read_config, read_into
 
 from tests.unit.trainer.conftest import Engine, Train
 from tests.waiting import until
@@ -237,7 +239,8 @@ def test_steps_that_a_kill_lost_are_made_again_and_counted(
     path.write_bytes(path.read_bytes() + b'{"step": 6, "lo')
     train(engine, config.model_copy(update={"attempt": 2}))
     assert losses(engine, config) == losses(engine, whole)
-    events = [(line["event"], line["step"], line.get("repeats")) for line in lines(engine, config, "events.jsonl")]
+    told = [line for line in lines(engine, config, "events.jsonl") if line["event"] in ("started", "resumed", "ended")]
+    events = [(line["event"], line["step"], line.get("repeats")) for line in told]
     assert events == [("started", 0, 0), ("ended", 5, None), ("resumed", 4, 1), ("ended", 6, None)]
 
 
@@ -282,11 +285,14 @@ def test_accumulation_gives_the_step_of_the_large_batch(engine: Engine, train: T
     assert difference(trained(engine, small), trained(engine, large)) < 1e-4
 
 
-def test_recomputation_changes_nothing(engine: Engine, train: Train) -> None:
-    plain, sparing = engine.config("plain"), engine.config("sparing", recompute=True)
+@pytest.mark.parametrize("mode", ["full", "selective", "interval", "none"])
+def test_recomputation_and_offload_change_not_a_bit(engine: Engine, train: Train, mode: str) -> None:
+    plain = engine.config("plain")
+    sparing = engine.config("sparing", recompute={"mode": mode, "offload": mode in ("none", "selective")})
     train(engine, plain)
     train(engine, sparing)
-    assert difference(trained(engine, sparing), trained(engine, plain)) < 1e-6
+    assert losses(engine, sparing) == losses(engine, plain)
+    assert difference(trained(engine, sparing), trained(engine, plain)) == 0
 
 
 def test_bfloat16_computes_close_to_float32_and_keeps_float32_weights(engine: Engine, train: Train) -> None:
@@ -305,9 +311,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(
 ) -> None:
     original = ADAPTER.forward
 
-    def forward(model: Any, *, latents: torch.Tensor, **rest: Any) -> torch.Tensor:
+    def forward(*batch: Any, **rest: Any) -> torch.Tensor:
         calls.append(1)
-        output = original(model, latents=latents, **rest)
+        output = original(*batch, **rest)
         return output * float("nan") if len(calls) == 4 else output
 
     calls: list[int] = []
@@ -330,6 +336,7 @@ def test_a_checkpoint_is_of_the_moment_it_was_asked_for(
 
     def save(self: Saver, state: Any, position: Any, *, wait: bool) -> None:
         original(self, state, position, wait=False)
+        self.settle()
         if not wait:
             for tensors in (state["model"], *state["optimizer"].values()):
                 for tensor in tensors.values():
@@ -350,6 +357,102 @@ def test_a_checkpoint_is_of_the_moment_it_was_asked_for(
     assert difference(dict(slow_model.named_parameters()), dict(fast_model.named_parameters())) == 0
 
 
+def test_the_loop_changes_nothing_before_it_is_copied(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy of a checkpoint begins only when the loop waits for it, or far too late."""
+    plain, slow = engine.config("plain"), engine.config("slow")
+    train(engine, plain)
+    asked = threading.Event()
+    copy, settle = staging.HostCopy._copy, Saver.settle
+    waited: list[bool] = []
+
+    def late(self: staging.HostCopy, *arguments: Any) -> Any:
+        waited.append(asked.wait(5))
+        return copy(self, *arguments)
+
+    def ask(self: Saver) -> None:
+        asked.set()
+        settle(self)
+        asked.clear()
+
+    monkeypatch.setattr(staging.HostCopy, "_copy", late)
+    monkeypatch.setattr(Saver, "settle", ask)
+    train(engine, slow)
+    assert waited == [True, True]
+    for step in (2, 4):
+        states = []
+        for run in (plain, slow):
+            model = ADAPTER.build(read_config(engine.weights / "transformer"))
+            folder = folder_of(f"{run.run}/checkpoints", step)
+            read_into(model, dcp.reader(engine.workspace, folder), under="model")
+            states.append(dict(model.named_parameters()))
+        assert difference(*states) == 0
+
+
+def test_a_corrupt_checkpoint_of_the_right_size_is_passed_over(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, whole = engine.config(), engine.config("whole")
+    train(engine, whole)
+    with monkeypatch.context() as patch, pytest.raises(StageError):
+        train(engine, config, interrupted=interrupt_after(patch, 5))
+    (data,) = engine.workspace.local(folder_of(f"{config.run}/checkpoints", 5)).glob("*.distcp")
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        train(engine, config)
+    assert "step-00000005 is damaged (__0_0.distcp)" in caplog.text
+    assert losses(engine, config) == losses(engine, whole)
+    assert difference(trained(engine, config), trained(engine, whole)) == 0
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(engine: Engine, train: Train) -> None:
+    config = engine.config(steps=4)
+    train(engine, config)
+    root = engine.workspace.local(f"{config.run}/checkpoints")
+    files = sorted(root.rglob("*.distcp"))
+    assert len(files) == 2
+    for file in files:
+        file.write_bytes(bytes(file.stat().st_size))
+    with pytest.raises(StageError, match="none of the 2 checkpoints has the content that was written") as caught:
+        train(engine, engine.config(steps=6))
+    assert caught.value.code is Exit.STORAGE
+    assert sorted(root.rglob("*.distcp")) == files
+    for folder in root.iterdir():
+        shutil.rmtree(folder)
+    train(engine, engine.config(steps=6))
+    assert len(losses(engine, config)) == 6
+
+
+def test_another_recipe_is_refused_before_a_checkpoint_is_read(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(engine, engine.config(steps=2))
+    monkeypatch.setattr(folders, "file_digest", lambda *_, **__: pytest.fail("a checkpoint is read"))
+    with pytest.raises(StageError, match="another model, dataset, seed or objective"):
+        train(engine, engine.config(steps=4, seed=5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"lora": {"enabled": True, "targets": ["to_qq"]}}, "no linear layer's name ends with to_qq"),
+        ({"recompute": {"mode": "selective", "save": ["aten.nothing.default"]}}, "aten.nothing.default"),
+    ],
+    ids=["targets", "operations"],
+)
+def test_what_cannot_be_trained_so_is_refused_before_data_is_touched(
+    engine: Engine, train: Train, settings: dict[str, Any], says: str
+) -> None:
+    shutil.rmtree(engine.workspace.local("artifacts/features"))
+    with pytest.raises(StageError, match=re.escape(says)) as caught:
+        train(engine, engine.config(**settings))
+    assert caught.value.code is Exit.USER
+    assert not engine.workspace.local(engine.config().run).exists()
+
+
 @pytest.mark.parametrize("ema", [False, True])
 def test_the_export_is_a_pipeline_with_the_trained_weights(engine: Engine, train: Train, ema: bool) -> None:
     config = engine.config(ema={"enabled": ema, "decay": 0.9})
@@ -362,6 +465,50 @@ def test_the_export_is_a_pipeline_with_the_trained_weights(engine: Engine, train
     exported = dict(pipeline.transformer.named_parameters())
     assert difference(trained(engine, config, under="ema" if ema else "model"), exported) == 0
     assert export.run(engine.context(engine.export_config(ema=ema))).reason == "ArtifactExists"
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_lora_trains_resumes_and_loads_in_diffusers(
+    engine: Engine, train: Train, monkeypatch: pytest.MonkeyPatch, ema: bool
+) -> None:
+    settings: dict[str, Any] = {
+        "lora": {"enabled": True, "rank": 3, "alpha": 6, "dropout": 0.2},
+        "ema": {"enabled": ema, "decay": 0.9},
+    }
+    whole, broken = engine.config("whole", **settings), engine.config("run", **settings)
+    train(engine, whole)
+    with monkeypatch.context() as patch, pytest.raises(StageError, match="saved step 3 of 6"):
+        train(engine, broken, interrupted=interrupt_after(patch, 3))
+    train(engine, broken.model_copy(update={"attempt": 2}))
+    assert losses(engine, broken) == losses(engine, whole)
+    additions = [newest_additions(engine, run, under="ema" if ema else "model") for run in (broken, whole)]
+    assert additions[0].keys() == additions[1].keys()
+    assert all(torch.equal(additions[0][name], additions[1][name]) for name in additions[0])
+    export.run(engine.context(engine.export_config(ema=ema)))
+    folder = engine.workspace.local(f"{broken.run}/export")
+    before: Any = WanPipeline.from_pretrained(folder)
+    pipeline: Any = WanPipeline.from_pretrained(folder)
+    pretrained = ADAPTER.load(engine.weights / "transformer")
+    assert difference(dict(before.transformer.named_parameters()), dict(pretrained.named_parameters())) == 0
+    assert lora_file.use(pipeline, folder)
+    layer = pipeline.transformer.blocks[0].attn1.to_q
+    assert torch.equal(layer.lora_A["default_0"].weight, additions[0]["blocks.0.attn1.to_q.lora_A.weight"])
+    assert layer.scaling["default_0"] == 2.0
+
+
+def newest_additions(engine: Engine, config: TrainConfig, *, under: str) -> dict[str, torch.Tensor]:
+    found = newest(engine.workspace, f"{config.run}/checkpoints")
+    assert found is not None
+    additions = lora_file.read(dcp.reader(engine.workspace, found.folder), under=under)
+    assert len(additions) == 2 * 2 * 2 * 4
+    assert any(tensor.any() for name, tensor in additions.items() if "lora_B" in name)
+    return additions
+
+
+def test_weights_do_not_go_on_from_additions(engine: Engine, train: Train) -> None:
+    train(engine, engine.config(steps=2, lora={"enabled": True, "rank": 2}))
+    with pytest.raises(StageError, match="another model, dataset, seed or objective"):
+        train(engine, engine.config(steps=4))
 
 
 def test_an_export_of_a_longer_run_replaces_the_old_one(engine: Engine, train: Train) -> None:

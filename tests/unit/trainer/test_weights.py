@@ -21,9 +21,16 @@ from kinema_api.settings import ConvertSettings
 from kinema_api.stage import ConvertConfig
 from kinema_stage.artifact import Manifest, publish, published
 from kinema_stage.claim import try_claim
+from kinema_trainer.checkpoints.weights import (
+    Source,
+    read_config,
+    read_into,
+    same_bits,
+    verify_checkpoint,
+    write_checkpoint,
+)
 from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.stages import convert
-from kinema_trainer.weights import Source, read_config, read_into, same_bits, verify_checkpoint, write_checkpoint
 
 from tests.unit.trainer.conftest import CONVERTED, Engine
 

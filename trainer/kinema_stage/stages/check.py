@@ -8,8 +8,10 @@ import errno
 import os
 import uuid
 
+from kinema_api import fit
 from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.keys import Inputs, Keys, resolve
+from kinema_api.layout import Sizes
 from kinema_api.names import Stage, artifact_folder
 from kinema_api.stage import CheckConfig
 from kinema_stage import artifact, dataset, weights
@@ -25,12 +27,13 @@ def run(context: Context) -> Termination:
     """The stage."""
     config = context.config
     assert isinstance(config, CheckConfig)
+    sizes = fits(config)
     _step(context, 0)
     probe(context.workspace)
     _step(context, 1)
     pipeline = weights.check(config.weights, config.model)
     _step(context, 2)
-    listing = dataset.read(config.dataset)
+    listing = dataset.read(config.dataset, images=dataset.wants_images(config.prepare.video))
     tags = dataset.tags(listing)
     counts = _count(listing, tags)
     _step(context, 3)
@@ -41,6 +44,7 @@ def run(context: Context) -> Termination:
             transformer=pipeline.folder_tag(transformer),
             vae=pipeline.folder_tag(vae),
             text_encoder=pipeline.folder_tag(*text),
+            image_encoder=pipeline.folder_tag(*weights.IMAGE) if config.task.images else "",
         ),
         model=config.model,
         task=config.task,
@@ -53,12 +57,40 @@ def run(context: Context) -> Termination:
     return Termination(
         code=Exit.OK,
         reason="Succeeded",
-        message=f"{counts['usable']} of {counts['videos']} videos have a caption; weights and workspace are in order",
+        message=f"{counts['usable']} of {counts['videos']} videos have a caption; weights and workspace are in order"
+        + _layout(config, sizes),
         counts=counts,
         keys={name: str(key) for name, key in keys.wire().items()},
         existing=existing,
         pins={"weights": pipeline.revision} if pipeline.revision else {},
     )
+
+
+def fits(config: CheckConfig) -> Sizes | None:
+    """The layout of the training on the devices that it is to get; no data is looked at. None where nobody asks.
+
+    Raises:
+        StageError: it cannot work.
+    """
+    if config.train is None or config.place is None:
+        return None
+    place = fit.Place(
+        world=config.place.world,
+        accelerator=config.place.accelerator,
+        memory=config.place.memory,
+        name=config.place.name,
+    )
+    try:
+        return fit.check(config.model, config.train, config.prepare.video, place)
+    except fit.FitError as error:
+        raise StageError(Exit.USER, str(error)) from None
+
+
+def _layout(config: CheckConfig, sizes: Sizes | None) -> str:
+    """How additions are trained, whose layout follows what a device holds where none is named."""
+    if config.train is None or sizes is None or not config.train.lora.enabled:
+        return ""
+    return f"; low-rank additions are trained in layout {sizes}"
 
 
 def _step(context: Context, done: int) -> None:

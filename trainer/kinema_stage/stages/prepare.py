@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from kinema_api.base import Model
 from kinema_api.exits import Exit, StageError, Termination
-from kinema_api.inputs import Dataset
+from kinema_api.inputs import Dataset, DatasetFormat
 from kinema_api.keys import Inputs, resolve
 from kinema_api.settings import FeaturesSettings
 from kinema_api.stage import PrepareConfig
-from kinema_stage import artifact, clips, dataset, logs, parallel, video
+from kinema_stage import artifact, clips, dataset, logs, mock, parallel, video
+from kinema_stage.assignment import Tally
 from kinema_stage.claim import wait_or_claim
 from kinema_stage.clips import Clip
 from kinema_stage.context import Context
@@ -21,6 +22,9 @@ from kinema_stage.quarantine import Quarantined, Reason, summary
 
 logger = logging.getLogger(__name__)
 
+SAID = "said"
+"""Name in the manifest's details of what became of the clips, in words."""
+BUCKETS = "stages.prepare.video.buckets"
 PART = 256
 """Videos probed between two savings; a killed attempt loses at most so many."""
 
@@ -61,19 +65,27 @@ def run(context: Context) -> Termination:
         return end
     with claim:
         manifest = _prepare(context)
-    return artifact.success(context.workspace, context.folder, manifest)
+    end = artifact.success(context.workspace, context.folder, manifest)
+    said = manifest.details[SAID]
+    return end.model_copy(update={"message": f"{end.message}; {said}"}) if said else end
 
 
 def _prepare(context: Context) -> artifact.Manifest:
     config = context.config
     assert isinstance(config, PrepareConfig)
-    listing = dataset.read(config.dataset)
+    listing = dataset.read(config.dataset, images=dataset.wants_images(config.settings.video))
     tags = dataset.tags(listing)
     _check_key(config, dataset.fingerprint(listing, tags))
-    found, quarantined = _cut(context, listing, tags)
+    found, quarantined, tally = _cut(context, listing, tags)
+    if tally.left_out.total():
+        logger.warning("%s", tally.say(), extra={logs.FIELDS: {"leftOut": dict(tally.left_out)}})
     for entry in quarantined:
         logger.warning("%s is set aside: %s", entry.video, entry.message, extra={logs.FIELDS: {"cause": entry.reason}})
     clips.write(context.workspace, context.folder, clips=found, quarantined=quarantined)
+    if not found and not quarantined:
+        raise StageError(
+            Exit.DATA, f"the buckets keep none of the {tally.left_out.total()} clips; raise keep in {BUCKETS}"
+        )
     if not found:
         listed = context.workspace.uri(f"{context.folder}/{clips.QUARANTINE}")
         raise StageError(
@@ -89,7 +101,13 @@ def _prepare(context: Context) -> artifact.Manifest:
             stage=config.stage,
             key=config.key,
             job=f"{config.job.namespace}/{config.job.name}",
-            counts={"videos": len(listing.items), "clips": len(found), "quarantined": len(quarantined)},
+            counts={
+                "videos": len(listing.items),
+                "clips": len(found),
+                "quarantined": len(quarantined),
+                **({"leftOut": tally.left_out.total()} if tally.left_out else {}),
+            },
+            details={"buckets": dict(tally.buckets), "leftOut": dict(tally.left_out), SAID: tally.say()},
             files=artifact.sizes(context.workspace, context.folder),
         ),
     )
@@ -114,13 +132,17 @@ def _check_key(config: PrepareConfig, fingerprint: str) -> None:
         )
 
 
-def _cut(context: Context, listing: dataset.Listing, tags: dict[str, str]) -> tuple[list[Clip], list[Quarantined]]:
+def _cut(
+    context: Context, listing: dataset.Listing, tags: dict[str, str]
+) -> tuple[list[Clip], list[Quarantined], Tally]:
     config = context.config
     assert isinstance(config, PrepareConfig)
     found: dict[str, Clip] = {}
+    seen: dict[tuple[str, str], str] = {}
+    tally = Tally()
     quarantined = [item.problem for item in listing.items if item.problem is not None]
     videos = sorted({item.video for item in listing.usable})
-    looks = dict(zip(videos, _probe_all(context, config.dataset, videos), strict=True))
+    looks = dict(zip(videos, _looks(context, config, videos), strict=True))
     for item in listing.usable:
         tag, probed = tags.get(item.video), looks[item.video]
         if tag is None or probed.info is None:
@@ -136,14 +158,24 @@ def _cut(context: Context, listing: dataset.Listing, tags: dict[str, str]) -> tu
             info=probed.info,
             settings=config.settings.video,
         )
+        same = (tag, item.caption)
         if isinstance(cut, Quarantined):
             quarantined.append(cut)
-        elif cut[0].key in found:
-            message = f"{found[cut[0].key].video} has the same content and caption"
+        elif same in seen:
+            message = f"{seen[same]} has the same content and caption"
             quarantined.append(Quarantined(video=item.video, reason=Reason.DUPLICATE, message=message))
         else:
-            found.update((clip.key, clip) for clip in cut)
-    return list(found.values()), quarantined
+            seen[same] = item.video
+            found.update((clip.key, clip) for clip in cut.clips)
+            tally.buckets.update(str(clip.geometry) for clip in cut.clips)
+            tally.left_out.update({why.value: count for why, count in cut.left_out.items()})
+    return list(found.values()), quarantined, tally
+
+
+def _looks(context: Context, config: PrepareConfig, videos: Sequence[str]) -> Iterable[Probed]:
+    if config.dataset.format is DatasetFormat.MOCK:
+        return [Probed(info=mock.info(name, config.settings.video)) for name in videos]
+    return _probe_all(context, config.dataset, videos)
 
 
 def _probe_all(context: Context, data: Dataset, videos: Sequence[str]) -> Iterator[Probed]:

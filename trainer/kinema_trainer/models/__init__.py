@@ -13,10 +13,16 @@ from torch import Tensor, nn
 
 from kinema_api.catalogue import Entry
 from kinema_api.exits import Exit, StageError
+from kinema_trainer.batch import Batch
+from kinema_trainer.parallel.mesh import Mesh
+from kinema_trainer.parallel.sequence import Share
 
 
 class Adapter(Protocol):
     """What a family gives the trainer."""
+
+    lora_targets: Sequence[str]
+    """The ends of the names of the layers that LoRA adds to when nobody says which."""
 
     def build(self, config: Mapping[str, Any]) -> nn.Module:
         """The transformer of a diffusers config. May be called under `torch.device("meta")`."""
@@ -36,14 +42,36 @@ class Adapter(Protocol):
     def float32_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         """Small modules that compute in float32 whatever the precision."""
 
-    def recompute(self, model: nn.Module) -> None:
-        """Keep only the inputs of blocks for the backward pass."""
+    def prepare(self, model: nn.Module) -> None:
+        """Let the model take batches; before anything else is done to it, and once."""
 
-    def forward(self, model: nn.Module, *, latents: Tensor, sigma: Tensor, text: Tensor, dtype: torch.dtype) -> Tensor:
-        """The predicted velocity in float32.
+    def cuts(self, model: nn.Module) -> Mapping[str, int]:
+        """The parameters that tensor parallelism cuts, by name, and the dimension along which."""
 
-        Shapes: latents and the result [batch, channels, frames, height, width]; sigma [batch], float32;
-        text [batch, tokens, width].
+    def whole_batch(self, name: str) -> bool:
+        """Whether every tensor process has an uncut parameter's gradient over all tokens.
+
+        With sequence parallelism the others have it over each process's own tokens.
+        """
+
+    def patch(self, model: nn.Module) -> tuple[int, int, int]:
+        """Latent frames, rows and columns of a token."""
+
+    def share(self, model: nn.Module, batch: Batch, *, mesh: Mesh | None = None) -> Share:
+        """Which tokens of each sample this process predicts."""
+
+    def forward(self, model: nn.Module, batch: Batch, *, mesh: Mesh | None = None, dtype: torch.dtype) -> Tensor:
+        """The predicted velocity of this process's tokens, in float32.
+
+        Args:
+            model: the transformer; its modules compute in `dtype`.
+            batch: the samples; every process that shares them has them whole.
+            mesh: who shares; this process alone when left out.
+            dtype: the number format of the computation.
+
+        Returns:
+            [tokens, features], as `kinema_trainer.objectives.flow.tokens` orders them: the rows of `share`, sample by
+            sample.
         """
 
     def flops(self, model: Entry, shape: Sequence[int]) -> float:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wan 2.1, text to video, over diffusers' WanTransformer3DModel."""
+"""Wan 2.1, for every task, over diffusers' WanTransformer3DModel."""
 
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,24 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import Tensor, nn
 
 from kinema_api.catalogue import Entry
-from kinema_trainer.objective import TIMESTEPS
+from kinema_trainer.batch import Batch
+from kinema_trainer.models import wan_forward
+from kinema_trainer.parallel.mesh import Mesh
+from kinema_trainer.parallel.sequence import Share
+
+_CUTS = (
+    (re.compile(r"blocks\.\d+\.attn[12]\.(to_[qkv]|add_[kv]_proj)\.(weight|bias)"), 0),
+    (re.compile(r"blocks\.\d+\.attn[12]\.norm_(q|k|added_k)\.weight"), 0),
+    (re.compile(r"blocks\.\d+\.attn[12]\.to_out\.0\.weight"), 1),
+    (re.compile(r"blocks\.\d+\.ffn\.net\.0\.proj\.(weight|bias)"), 0),
+    (re.compile(r"blocks\.\d+\.ffn\.net\.2\.weight"), 1),
+)
 
 
 class WanAdapter:
     """See `kinema_trainer.models.Adapter`."""
+
+    lora_targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
 
     def build(self, config: Mapping[str, Any]) -> WanTransformer3DModel:
         """The transformer of a diffusers config."""
@@ -54,44 +68,66 @@ class WanAdapter:
         return list(blocks)
 
     def float32_modules(self, model: nn.Module) -> Sequence[nn.Module]:
-        """The time embedder, as in diffusers' `_keep_in_fp32_modules`."""
+        """The time embedder, of diffusers' `_keep_in_fp32_modules`.
+
+        The norms and the tables of shift and scale compute in float32 too, but of parameters that are gathered, and so
+        rounded, with their block's.
+        """
         return [model.get_submodule("condition_embedder.time_embedder")]
 
-    def recompute(self, model: nn.Module) -> None:
-        """Diffusers' own gradient checkpointing, block by block."""
-        transformer: Any = model
-        transformer.enable_gradient_checkpointing()
+    def prepare(self, model: nn.Module) -> None:
+        """Let the model take batches; before anything else is done to it, and once."""
+        wan_forward.bind(model)
 
-    def forward(self, model: nn.Module, *, latents: Tensor, sigma: Tensor, text: Tensor, dtype: torch.dtype) -> Tensor:
-        """The predicted velocity; the timestep stays float32 into the sinusoid."""
+    def cuts(self, model: nn.Module) -> Mapping[str, int]:
+        """Matrices before heads and before the activation by their outputs, those behind by their inputs."""
+        names = [name for name, _ in model.named_parameters()]
+        return {name: dim for name in names for pattern, dim in _CUTS if pattern.fullmatch(name)}
+
+    def whole_batch(self, name: str) -> bool:
+        """What embeds time, caption and image is used by all tokens."""
+        return name.startswith("condition_embedder.")
+
+    def forward(self, model: nn.Module, batch: Batch, *, mesh: Mesh | None = None, dtype: torch.dtype) -> Tensor:
+        """The predicted velocity of this process's tokens; the timestep stays float32 into the sinusoid."""
+        wan_forward.bind(model)
         with warnings.catch_warnings():
-            # diffusers returns a view: a later change in place would break the backward pass, and there is none.
+            # The result may be a view: a later change in place would break the backward pass, and there is none.
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-            output: Tensor = model(
-                hidden_states=latents.to(dtype),
-                timestep=TIMESTEPS * sigma.float(),
-                encoder_hidden_states=text.to(dtype),
-                return_dict=False,
-            )[0]
+            output: Tensor = model(batch, mesh or Mesh(), dtype)
         return output.float()
+
+    def share(self, model: nn.Module, batch: Batch, *, mesh: Mesh | None = None) -> Share:
+        """Which tokens of each sample this process predicts."""
+        mesh = mesh or Mesh()
+        return Share(wan_forward.lengths_of(batch, patch=self.patch(model)), mesh.layout, mesh.rank)
+
+    def patch(self, model: nn.Module) -> tuple[int, int, int]:
+        """Latent frames, rows and columns of a token."""
+        config: Any = model.config
+        frames, height, width = config.patch_size
+        return frames, height, width
 
     def flops(self, model: Entry, shape: Sequence[int]) -> float:
         """Three times the matrix products of a forward pass; a multiply-add counts twice, attention is full.
 
-        Not counted: time and modulation MLPs, norms, softmax, RoPE, biases, recomputation. Agrees with torch's
-        FlopCounterMode over the diffusers class to five digits.
+        Of a pack the sum over its samples: attention stays within each. Not counted: time and modulation MLPs, norms,
+        softmax, RoPE, biases, recomputation. Agrees with torch's FlopCounterMode over the diffusers class.
         """
         dims, text = model.transformer, model.text_length
+        image, features = (0, 0) if model.image is None else (model.image.given, model.image.width)
         channels, frames, height, width = shape
         patch = math.prod(dims.patch)
         tokens = frames * height * width // patch
         hidden = dims.hidden
         attention = 8 * tokens * hidden**2 + 4 * tokens**2 * hidden
-        cross = 4 * tokens * hidden**2 + 4 * text * hidden**2 + 4 * tokens * text * hidden
+        keys = text + image
+        cross = 4 * tokens * hidden**2 + 4 * keys * hidden**2 + 4 * tokens * keys * hidden
         block = attention + cross + 4 * tokens * hidden * dims.ffn
         ends = 2 * tokens * hidden * patch * (dims.in_channels + channels)
         caption = 2 * text * (dims.text_dim * hidden + hidden**2)
-        return 3.0 * (dims.layers * block + ends + caption)
+        pictures = 2 * image * (features**2 + features * hidden)
+        return 3.0 * (dims.layers * block + ends + caption + pictures)
 
 
 ADAPTER = WanAdapter()

@@ -17,9 +17,9 @@ from kinema_stage.artifact import Manifest, published, seal, success
 from kinema_stage.claim import Claim, wait_or_claim
 from kinema_stage.context import Context
 from kinema_stage.weights import fetch
+from kinema_trainer.checkpoints.tally import Tally
+from kinema_trainer.checkpoints.weights import CONFIG, Source, check_names, verify_checkpoint, write_checkpoint
 from kinema_trainer.models import adapter
-from kinema_trainer.tally import Tally
-from kinema_trainer.weights import CONFIG, Source, check_names, verify_checkpoint, write_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -12,17 +12,20 @@ import logging
 import torch
 
 from kinema_api.exits import Exit, StageError, Termination
-from kinema_api.job import Task
+from kinema_api.inputs import DatasetFormat
 from kinema_api.names import Stage, artifact_folder
 from kinema_api.stage import FeaturesConfig
 from kinema_stage import artifact, clips
 from kinema_stage.claim import TTL, try_claim, wait_or_claim
 from kinema_stage.context import Context
-from kinema_stage.weights import fetch
-from kinema_trainer import device, energon, reuse
-from kinema_trainer.encoders import DTYPES, Encoders
-from kinema_trainer.encoding import ClaimLostError, ShardEncoder, ShardPlan, order, plan
-from kinema_trainer.shards import EMPTY_TEXT, Sidecar, dump_tensor, sidecar_name
+from kinema_stage.weights import IMAGE, fetch
+from kinema_trainer import device
+from kinema_trainer.data import energon
+from kinema_trainer.data.mock import MockEncoders
+from kinema_trainer.data.shards import EMPTY_TEXT, Sidecar, dump_tensor, sidecar_name
+from kinema_trainer.encoding import reuse
+from kinema_trainer.encoding.encoders import DTYPES, Encoders
+from kinema_trainer.encoding.work import ClaimLostError, ShardEncoder, ShardPlan, order, plan
 
 logger = logging.getLogger(__name__)
 
@@ -32,22 +35,27 @@ POLL_SECONDS = 1.0
 def run(context: Context, *, ttl: float = TTL) -> Termination:
     """Encode what is missing, wait for what others encode, publish."""
     config = _config(context)
-    if config.task is not Task.T2V:
-        raise StageError(Exit.USER, f"model.task {config.task}: this version encodes features for t2v only")
     torch.set_num_threads(device.cpu_threads(1))
     shards = plan(
         clips.read(context.workspace, artifact_folder(Stage.PREPARE, config.prepare_key)),
         per_shard=config.settings.clips_per_shard,
     )
-    encoders = Encoders(
-        fetch(config.weights, "vae", "text_encoder", "tokenizer"),
-        device=device.find().device,
-        dtype=DTYPES[config.settings.dtype],
-        text_length=config.model.text_length,
-    )
+    encoders = _encoders(config)
     _encode_all(context, shards=shards, encoders=encoders, ttl=ttl)
     manifest = _publish(context, shards=shards, encoders=encoders, ttl=ttl)
     return _termination(context, shards=shards, manifest=manifest)
+
+
+def _encoders(config: FeaturesConfig) -> Encoders | MockEncoders:
+    dtype = DTYPES[config.settings.dtype]
+    if config.dataset.format is DatasetFormat.MOCK:
+        return MockEncoders(config.model, dtype=dtype)
+    return Encoders(
+        fetch(config.weights, "vae", "text_encoder", "tokenizer", *(IMAGE if config.task.images else ())),
+        device=device.find().device,
+        dtype=dtype,
+        text_length=config.model.text_length,
+    )
 
 
 def _config(context: Context) -> FeaturesConfig:
@@ -55,7 +63,7 @@ def _config(context: Context) -> FeaturesConfig:
     return context.config
 
 
-def _encode_all(context: Context, *, shards: list[ShardPlan], encoders: Encoders, ttl: float) -> None:
+def _encode_all(context: Context, *, shards: list[ShardPlan], encoders: Encoders | MockEncoders, ttl: float) -> None:
     """Fill every shard that nobody else fills, until all are done."""
     config = _config(context)
     board = Board(context, shards)
@@ -124,7 +132,9 @@ class Board:
         self._context.progress.report(done=min(done, self._total), total=self._total, metrics=metrics)
 
 
-def _publish(context: Context, *, shards: list[ShardPlan], encoders: Encoders, ttl: float) -> artifact.Manifest:
+def _publish(
+    context: Context, *, shards: list[ShardPlan], encoders: Encoders | MockEncoders, ttl: float
+) -> artifact.Manifest:
     """Write what belongs to the folder as a whole, and declare it complete; one worker does it."""
     workspace, folder = context.workspace, context.folder
     claim = wait_or_claim(

@@ -16,6 +16,7 @@ import diffusers
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from kinema_api.exits import Exit, StageError, Termination
 from kinema_api.job import Task
@@ -25,8 +26,11 @@ from kinema_api.stage import SampleConfig
 from kinema_stage import artifact, clips
 from kinema_stage.context import Context
 from kinema_trainer import device
-from kinema_trainer.encoders import hide_loading_bars
-from kinema_trainer.mp4 import write_mp4
+from kinema_trainer.checkpoints import lora_file
+from kinema_trainer.encoding.encoders import hide_loading_bars, picture
+from kinema_trainer.encoding.mp4 import write_mp4
+from kinema_trainer.encoding.work import reel_of
+from kinema_trainer.objectives import conditions
 
 CAPTIONS = 4
 """Prompts taken from the dataset when the settings have none."""
@@ -38,6 +42,8 @@ class Shot:
     """One video to make."""
 
     prompt: str
+    number: int
+    """The prompt's place."""
     seed: int
     file: str
 
@@ -46,8 +52,10 @@ def run(context: Context) -> Termination:
     """Generate what is missing, and publish."""
     config = context.config
     assert isinstance(config, SampleConfig)
-    if config.task is not Task.T2V:
-        raise StageError(Exit.USER, f"model.task {config.task}: this version samples t2v only; disable stages.sample")
+    if config.task is Task.V2V:
+        raise StageError(
+            Exit.USER, f"{config.model.pipeline} cannot be given the leading frames of v2v; disable stages.sample"
+        )
     torch.set_num_threads(device.cpu_threads(1))
     folder = context.folder
     shots = plan(config.settings.prompts or _captions(context), config.settings.seeds)
@@ -72,7 +80,7 @@ def run(context: Context) -> Termination:
 def plan(prompts: Iterable[str], seeds: Iterable[int]) -> list[Shot]:
     """One video for each prompt and seed; a file is named by the prompt's place and the seed."""
     return [
-        Shot(prompt=prompt, seed=seed, file=f"{number:02d}-seed{seed}.mp4")
+        Shot(prompt=prompt, number=number, seed=seed, file=f"{number:02d}-seed{seed}.mp4")
         for (number, prompt), seed in product(enumerate(prompts), dict.fromkeys(seeds))
     ]
 
@@ -128,6 +136,7 @@ class Studio:
             return values
 
         output = self._pipeline(
+            **self._given(shot),
             prompt=shot.prompt,
             negative_prompt=self._settings.negative_prompt,
             height=self._video.height,
@@ -145,6 +154,19 @@ class Studio:
         if not np.isfinite(frames).all():
             raise StageError(Exit.NUMERICS, f"prompt {number}, seed {shot.seed}: the model's output is not finite")
         return np.rint(frames.clip(0, 1) * 255).astype(np.uint8)
+
+    def _given(self, shot: Shot) -> dict[str, Image.Image]:
+        """The frames that the task begins with, of the clip with the prompt's caption, or else the prompt's place."""
+        images = self._config.task.images
+        if not images:
+            return {}
+        found = _clips(self._context)
+        if self._config.dataset is None or not found:
+            raise StageError(Exit.USER, f"{self._config.task} needs frames of the dataset, which has no clips")
+        clip = next((clip for clip in found if clip.caption == shot.prompt), found[shot.number % len(found)])
+        with reel_of(self._config.dataset) as reel:
+            frames = conditions.given_frames(reel.frames(clip), images=images)
+        return dict(zip(("image", "last_image"), map(picture, frames), strict=False))
 
     @cached_property
     def _video(self) -> Video:
@@ -170,6 +192,7 @@ class Studio:
             pipeline = kind.from_pretrained(path, dtype={"default": half, "vae": torch.float32}, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise StageError(Exit.WEIGHTS, f"{path}: cannot be loaded ({error}); delete it to export again") from error
+        lora_file.use(pipeline, path)
         pipeline.to(found)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.scheduler = shifted(pipeline.scheduler, self._settings.shift)

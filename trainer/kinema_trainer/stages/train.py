@@ -15,9 +15,18 @@ from kinema_stage import stacks
 from kinema_stage.context import Context
 from kinema_stage.progress import Account
 from kinema_trainer import launch
-from kinema_trainer.checkpoints import newest
-from kinema_trainer.reports import Beat, Step
+from kinema_trainer.checkpoints.folders import newest
+from kinema_trainer.numbers.reports import Beat, Step
+from kinema_trainer.numbers.wish import Wishes
+from kinema_trainer.planning import fitting
 from kinema_trainer.threads import cpu_threads
+
+DETERMINISTIC = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "HCCL_DETERMINISTIC": "true",
+    "LCCL_DETERMINISTIC": "1",
+}
+"""What NVIDIA's and Ascend's libraries have to be told before they start, to give the same bits every time."""
 
 CAUSE_SECONDS = 10.0
 """How long a node that lost another one stays, so that the other one's end is known first."""
@@ -28,7 +37,10 @@ def run(context: Context) -> Termination:
     config = context.config
     assert isinstance(config, TrainConfig)
     started = time.monotonic()
+    wishes = Wishes(context.workspace, config.run)
+    context.progress.wished = wishes.hear
     place = launch.Place.from_environment(os.environ, devices_per_node=config.devices_per_node)
+    fitting.check(config, world=place.nodes * place.processes)
     with tempfile.TemporaryDirectory(prefix="kinema-train-") as name:
         path = Path(name) / "stage.json"
         path.write_text(config.model_dump_json(by_alias=True), encoding="utf-8")
@@ -36,12 +48,13 @@ def run(context: Context) -> Termination:
             launch.run(
                 place,
                 config=path,
-                environment=environment(processes=place.processes),
+                environment=environment(processes=place.processes, deterministic=config.settings.deterministic),
                 interrupted=context.interrupted,
                 on_step=lambda step: report(context, step),
                 on_beat=lambda beat: account(context, beat),
                 keep=lambda rank, text: stacks.store(context.workspace, stacks.path_of(config, rank=rank), text),
                 started=started,
+                wishes=wishes.take if place.leads else lambda: None,
             )
         except StageError as error:
             outlast_the_cause(error, place, context.interrupted)
@@ -60,9 +73,10 @@ def outlast_the_cause(error: StageError, place: launch.Place, interrupted: threa
         interrupted.wait(CAUSE_SECONDS)
 
 
-def environment(*, processes: int) -> dict[str, str]:
+def environment(*, processes: int, deterministic: bool) -> dict[str, str]:
     """The environment of the training processes; threads are shared out unless the pod says how many."""
-    return {"OMP_NUM_THREADS": str(cpu_threads(processes)), "PYTHONUNBUFFERED": "1", **os.environ}
+    chosen = {"OMP_NUM_THREADS": str(cpu_threads(processes)), "PYTHONUNBUFFERED": "1"}
+    return {**chosen, **(DETERMINISTIC if deterministic else {}), **os.environ}
 
 
 def report(context: Context, step: Step) -> None:

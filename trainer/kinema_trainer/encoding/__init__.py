@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From clips to latents and text embeddings, and from frames to mp4."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What looks at the model while it is trained: validation and previews."""
