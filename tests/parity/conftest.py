@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,15 +17,13 @@ LARGEST = 12
 
 
 @pytest.fixture(scope="session")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Processes:
     """The processes, and the weights that all models start from."""
     os.environ["OMP_NUM_THREADS"] = "1"
     folder = tmp_path_factory.mktemp("parity")
     for task in CONFIGS:
         write_weights(folder, task)
-    found = Processes(folder)
-    yield found
-    found.stop()
+    return Processes(folder)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

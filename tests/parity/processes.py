@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that run layouts: started once, since their imports take longer than any case."""
+"""Processes that run layouts."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ class BrokenError(AssertionError):
 
 
 class Processes:
-    """Up to eight processes that are told what to run."""
+    """Up to eight processes that are told what to run; each call has new ones.
+
+    They are forks of one process that has done the imports. A process that lived on would keep the threads of every
+    group that it was ever in.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tests.parity.worker"])
-        self._running: list[tuple[ForkServerProcess, Connection]] = []
         self._stores = itertools.count()
         self._references: dict[str, Path] = {}
 
@@ -43,30 +46,23 @@ class Processes:
         Raises:
             BrokenError: one of them failed.
         """
-        while len(self._running) < world:
-            self._start(len(self._running))
         store = self.folder / f"store-{next(self._stores)}"
-        pipes = [pipe for _, pipe in self._running[:world]]
-        for pipe in pipes:
-            pipe.send((function, store, world, arguments))
-        answers: dict[int, Any] = {}
-        deadline = time.monotonic() + seconds
-        while len(answers) < world:
-            ready = wait([pipe for rank, pipe in enumerate(pipes) if rank not in answers], deadline - time.monotonic())
-            failed = "no answer in time" if not ready else None
-            for one in ready:
-                rank = pipes.index(cast(Connection, one))
-                try:
-                    answer = pipes[rank].recv()
-                except EOFError:
-                    answer = RuntimeError("the process is gone")
-                answers[rank] = answer
-                if isinstance(answer, RuntimeError):
-                    failed = str(answer)
-            if failed is not None:
-                self.stop()
-                raise BrokenError(failed)
-        return [answers[rank] for rank in range(world)]
+        running: list[ForkServerProcess] = []
+        pipes: list[Connection] = []
+        try:
+            for rank in range(world):
+                ours, theirs = self._context.Pipe()
+                arrangement = (theirs, function, arguments)
+                running.append(self._context.Process(target=worker.serve, args=(*arrangement, store, rank, world)))
+                pipes.append(ours)
+                running[-1].start()
+                theirs.close()
+            return _answers(pipes, time.monotonic() + seconds)
+        finally:
+            for process, pipe in zip(running, pipes, strict=True):
+                pipe.close()
+                process.kill()
+                process.join()
 
     def run(self, case: Case, *, seconds: float = 240) -> list[worker.Outcome]:
         """Run a case, and what it is compared with where nothing did before."""
@@ -79,20 +75,23 @@ class Processes:
             case.world, worker.run, case=case, folder=self.folder, reference=self._references[name], seconds=seconds
         )
 
-    def stop(self) -> None:
-        """End all processes."""
-        for process, pipe in self._running:
-            pipe.close()
-            process.kill()
-            process.join()
-        self._running = []
 
-    def _start(self, rank: int) -> None:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=worker.serve, args=(theirs, rank), daemon=True)
-        process.start()
-        theirs.close()
-        self._running.append((process, ours))
+def _answers(pipes: list[Connection], deadline: float) -> list[Any]:
+    answers: dict[int, Any] = {}
+    while len(answers) < len(pipes):
+        waiting = [pipe for rank, pipe in enumerate(pipes) if rank not in answers]
+        ready = wait(waiting, deadline - time.monotonic())
+        if not ready:
+            raise BrokenError("no answer in time")
+        for one in ready:
+            rank = pipes.index(cast(Connection, one))
+            try:
+                answers[rank] = pipes[rank].recv()
+            except EOFError:
+                raise BrokenError("the process is gone") from None
+            if isinstance(answers[rank], RuntimeError):
+                raise BrokenError(str(answers[rank]))
+    return [answers[rank] for rank in range(len(pipes))]
 
 
 def write_weights(folder: Path, task: str) -> None:

@@ -174,28 +174,23 @@ def run(case: Case, *, folder: Path, reference: Path) -> Outcome:
     return Outcome(worst=worst, loss=loss)
 
 
-def serve(pipe: Connection, rank: int) -> None:
-    """Run cases as they come, each in a process group of its own."""
+def serve(
+    pipe: Connection, function: Callable[..., Any], arguments: dict[str, Any], store: Path, rank: int, world: int
+) -> None:
+    """Answer with what a function returns, in a process group."""
     torch.set_num_threads(1)
-    while True:
+    try:
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{store}",
+            rank=rank,
+            world_size=world,
+            timeout=datetime.timedelta(seconds=120),
+        )
         try:
-            order: tuple[Callable[..., Any], Path, int, dict[str, Any]] = pipe.recv()
-        except EOFError:
-            return
-        function, store, world, arguments = order
-        try:
-            dist.init_process_group(
-                "gloo",
-                init_method=f"file://{store}",
-                rank=rank,
-                world_size=world,
-                timeout=datetime.timedelta(seconds=120),
-            )
-            try:
-                answer: Any = function(**arguments)
-            finally:
-                dist.destroy_process_group()
-        except Exception:  # a process that fails tells the test why, and is not used again
-            pipe.send(RuntimeError(traceback.format_exc()))
-            return
-        pipe.send(answer)
+            answer: Any = function(**arguments)
+        finally:
+            dist.destroy_process_group()
+    except Exception:  # a process that fails tells the test why
+        answer = RuntimeError(traceback.format_exc())
+    pipe.send(answer)
