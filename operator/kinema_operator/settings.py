@@ -40,13 +40,9 @@ class Server(Model):
     """The Secret is the user's own: it is read and never written."""
 
 
-class Election(Model):
-    """The Lease that lets one of several replicas work."""
+class Timing(Model):
+    """When one of several replicas takes over."""
 
-    name: str = "kinema-operator"
-    """Name of the Lease."""
-    namespace: str = ""
-    """Its namespace; the operator's own when left out."""
     lease_seconds: float = Field(default=15, ge=3, le=3600)
     """After so long without renewal another replica takes over."""
     renew_seconds: float = Field(default=10, ge=2, le=3600)
@@ -64,7 +60,29 @@ class Election(Model):
         return self
 
 
-class Settings(Model):
+class Election(Timing):
+    """The Lease that lets one of several replicas work."""
+
+    name: str = "kinema-operator"
+    """Name of the Lease."""
+    namespace: str = ""
+    """Its namespace; the operator's own when left out."""
+
+
+class Tuning(Model):
+    """What an administrator may choose; the chart's values offer it as `operator.settings`."""
+
+    workers: int = Field(default=16, ge=1, le=256)
+    """Jobs that are looked at side by side."""
+    resync_seconds: float = Field(default=300, ge=5, le=86_400)
+    """Seconds between two full comparisons with the API server, for events that were lost."""
+    election: Timing = Field(default_factory=Timing)
+    """When a replica that stands by takes over."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe lines that are written."""
+
+
+class Settings(Tuning):
     """The operator's settings."""
 
     watch_namespaces: list[str] = Field(default_factory=list)
@@ -77,16 +95,10 @@ class Settings(Model):
     """The server."""
     election: Election = Field(default_factory=Election)
     """Leader election."""
-    workers: int = Field(default=16, ge=1, le=256)
-    """Jobs that are looked at in parallel."""
-    resync_seconds: float = Field(default=300, ge=5, le=86_400)
-    """Seconds between two full comparisons with the API server."""
     metrics_port: int = Field(default=9090, ge=0, le=65_535)
     """Port of /metrics."""
     probe_port: int = Field(default=8081, ge=0, le=65_535)
     """Port of /healthz and /readyz."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least severe lines that are written."""
 
     def platform(self, *, server_ca: str) -> Platform:
         """What `decide` needs to know of the settings."""

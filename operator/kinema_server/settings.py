@@ -18,7 +18,20 @@ class SettingsError(ValueError):
     """The settings file cannot be used."""
 
 
-class ServerSettings(Model):
+class Tuning(Model):
+    """What an administrator may choose; the chart's values offer it as `server.settings`."""
+
+    progress_interval_seconds: float = Field(default=15, gt=0, le=3600)
+    """Least time between two writes of one job's progress."""
+    verdict_seconds: float = Field(default=60, ge=0, le=60)
+    """For how long a pod's token, once verified, is trusted without asking again."""
+    shutdown_seconds: int = Field(default=20, ge=1, le=600)
+    """For how long requests under way may go on after SIGTERM."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe log line to write."""
+
+
+class ServerSettings(Tuning):
     """How the server runs."""
 
     host: str = "0.0.0.0"
@@ -35,14 +48,6 @@ class ServerSettings(Model):
     """How often the two files are looked at."""
     kubeconfig: Path | None = None
     """The cluster; left out, $KUBECONFIG or the pod's own account."""
-    progress_interval_seconds: float = Field(default=15, gt=0, le=3600)
-    """Least time between two writes of one job's progress."""
-    verdict_seconds: float = Field(default=60, ge=0, le=60)
-    """For how long a pod's token, once verified, is trusted without asking again."""
-    shutdown_seconds: int = Field(default=20, ge=1, le=600)
-    """For how long requests under way may go on after SIGTERM."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least severe log line to write."""
 
 
 def load_settings(path: Path | None) -> ServerSettings:
