@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from kinema_api.names import METRICS_PORT, Stage
 from kinema_api.progress import Metric, TrainerStatus
 from kinema_stage import logs
+from kinema_stage.gauges import Gauges, Value
 from kinema_stage.ledger import Activity, Ledger, Spent
 from kinema_stage.poster import Poster, Target
 from kinema_stage.watchdog import Watchdog
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Value = float | int | str
 NO_METRICS: Mapping[str, Value] = MappingProxyType({})
+NO_RANKS: Mapping[str, Sequence[float]] = MappingProxyType({})
 ENV_METRICS_PORT = "KINEMA_METRICS_PORT"
 
 
@@ -67,7 +68,7 @@ class Progress:
         self._primary = primary
         self._environment = environment
         self._poster: Poster | None = None
-        self._gauges: _Gauges | None = None
+        self._gauges: Gauges | None = None
         self._bar: _Bar | None = None
         self._first: tuple[float, int] | None = None
         self._last: TrainerStatus | None = None
@@ -93,6 +94,7 @@ class Progress:
         total: int,
         eta_seconds: float | None = None,
         metrics: Mapping[str, Value] = NO_METRICS,
+        ranks: Mapping[str, Sequence[float]] = NO_RANKS,
     ) -> None:
         """Say how far the stage is.
 
@@ -101,6 +103,7 @@ class Progress:
             total: all units.
             eta_seconds: time left; taken from the pace since the first report when left out.
             metrics: further numbers by name, for instance loss.
+            ranks: numbers of every process by rank, for instance memory_peak_bytes; for Prometheus alone.
         """
         first = self._first is None
         if self._first is None:
@@ -114,7 +117,7 @@ class Progress:
         self._show(done=done, total=total, eta=eta, metrics=metrics)
         metrics = {**metrics, **self.account().metrics()}
         if self._gauges is not None:
-            self._gauges.set(done=done, total=total, eta=eta, metrics=metrics)
+            self._gauges.set(done=done, total=total, eta=eta, metrics=metrics, ranks=ranks)
         self._last = _status(stage=self._stage, done=done, total=total, eta=eta, metrics=metrics)
         if self._poster is not None:
             self._poster.put(self._last, urgent=first)
@@ -146,7 +149,8 @@ class Progress:
         target = Target.from_environment(self._environment)
         self._poster = Poster(target, wished=lambda text: self.wished(text)) if target is not None else None
         self._bar = _Bar.on_terminal(self._stage)
-        self._gauges = _Gauges.serve(self._stage, int(self._environment.get(ENV_METRICS_PORT, METRICS_PORT)))
+        port = int(self._environment.get(ENV_METRICS_PORT, METRICS_PORT))
+        self._gauges = Gauges.serve(self._stage, port, otherwise=ENV_METRICS_PORT)
 
     def _eta(self, done: int, total: int) -> float | None:
         assert self._first is not None
@@ -182,58 +186,6 @@ def _status(*, stage: Stage, done: int, total: int, eta: float | None, metrics: 
 def _text(value: Value) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return text[:64] or "-"
-
-
-class _Gauges:
-    """Prometheus metrics of the stage on a port of their own."""
-
-    def __init__(self, stage: Stage, port: int) -> None:
-        from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector, start_http_server
-
-        registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"kinema_stage_{name}", text, ["stage", *labels], registry=registry)
-
-        self._stage = stage.value
-        self._done = gauge("done", "Finished units of the stage")
-        self._total = gauge("total", "All units of the stage")
-        self._eta = gauge("eta_seconds", "Estimated time left")
-        self._metric = gauge("metric", "Numbers that the stage reports, for instance loss", "name")
-        self._text = gauge("text", "Words that the stage reports, for instance who holds up the others", "name", "text")
-        self._server, self._thread = start_http_server(port, registry=registry)
-
-    @classmethod
-    def serve(cls, stage: Stage, port: int) -> _Gauges | None:
-        """Open the port; None when it is 0 or taken, since metrics are worth less than the stage."""
-        if port == 0:
-            return None
-        try:
-            return cls(stage, port)
-        except OSError as error:
-            logger.warning("no metrics: port %d: %s; set %s to another port or 0", port, error, ENV_METRICS_PORT)
-            return None
-
-    def set(self, *, done: int, total: int, eta: float | None, metrics: Mapping[str, Value]) -> None:
-        """Show the newest numbers."""
-        self._done.labels(self._stage).set(done)
-        self._total.labels(self._stage).set(total)
-        if eta is not None:
-            self._eta.labels(self._stage).set(eta)
-        self._text.clear()
-        for name, value in metrics.items():
-            if isinstance(value, str):
-                self._text.labels(self._stage, name, value).set(1)
-            else:
-                self._metric.labels(self._stage, name).set(value)
-
-    def close(self) -> None:
-        """Free the port."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 class _Bar:

@@ -271,7 +271,8 @@ def test_metrics_are_served_and_a_taken_port_is_no_failure(caplog: pytest.LogCap
         unused.bind(("127.0.0.1", 0))
         port = str(unused.getsockname()[1])
     first = Progress(Stage.TRAIN, environment={ENV_METRICS_PORT: port})
-    first.report(done=3, total=8, eta_seconds=60, metrics={"loss": 0.5, "text": "x"})
+    numbers = {"loss": 0.5, "step": 3, "forward_seconds": 2, "tflops_per_second": 1.5, "reward": 7, "text": "x"}
+    first.report(done=3, total=8, eta_seconds=60, metrics=numbers, ranks={"memory_peak_bytes": (1e9, 2e9)})
     second = Progress(Stage.TRAIN, environment={ENV_METRICS_PORT: port})
     second.report(done=1, total=8)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
@@ -282,9 +283,16 @@ def test_metrics_are_served_and_a_taken_port_is_no_failure(caplog: pytest.LogCap
         'kinema_stage_done{stage="train"} 3.0',
         'kinema_stage_total{stage="train"} 8.0',
         'kinema_stage_eta_seconds{stage="train"} 60.0',
-        'kinema_stage_metric{name="loss",stage="train"} 0.5',
+        'kinema_train_loss{stage="train"} 0.5',
+        'kinema_train_phase_seconds{phase="forward",stage="train"} 2.0',
+        'kinema_train_model_flops_per_second{stage="train"} 1.5e+12',
+        'kinema_train_memory_peak_bytes{rank="1",stage="train"} 2e+09',
+        'kinema_stage_metric{name="reward",stage="train"} 7.0',
+        'kinema_stage_text{name="text",stage="train",text="x"} 1.0',
     ):
         assert line in lines
+    assert any(line.startswith('kinema_stage_seconds_total{activity="productive",stage="train"}') for line in lines)
+    assert not [line for line in lines if 'name="step"' in line], "it is kinema_stage_done"
     assert f"no metrics: port {port}" in caplog.text
 
 

@@ -80,7 +80,7 @@ def test_the_first_cause_counts_not_what_followed(tmp_path: Path) -> None:
 
 def test_steps_arrive_in_order_and_nobody_waits_for_a_listener(tmp_path: Path) -> None:
     reporter = Reporter(tmp_path, rank=0)
-    step = Step(step=1, total=2, eta_seconds=0.5, metrics={"loss": 0.25}, log=True)
+    step = Step(step=1, total=2, eta_seconds=0.5, metrics={"loss": 0.25}, log=True, memory=(1e9, 2e9))
     reporter.step(step)
     inbox = Inbox(tmp_path)
     reporter.step(step)

@@ -107,11 +107,12 @@ class Ranks:
     def __init__(self, *found: Straggler | None) -> None:
         self._found = list(found)
         self.table = {"data": [0.1, 0.4], "probe": [1e-3, 1e-3]} if found else {}
+        self.memory = [1e9, 2e9] if found else []
 
     def due(self, step: int) -> bool:
         return bool(self.table)
 
-    def step(self, step: int, phases: Any, *, seconds: float) -> Straggler | None:
+    def step(self, step: int, phases: Any, *, seconds: float, memory: Any) -> Straggler | None:
         return self._found.pop(0) if self._found else None
 
 
@@ -173,6 +174,7 @@ def test_a_straggler_is_named_when_it_begins_and_when_it_ends(caplog: pytest.Log
     assert [name for name, _ in log.events] == ["operations", "straggler", "no_straggler"]
     assert (log.events[1][1]["rank"], log.events[1][1]["node"]) == (1, "gpu-7")
     assert [step["straggler_rank"] for step in log.steps] == [-1, 1, 1, -1]
+    assert {step.memory for step in said} == {(1e9, 2e9)}
     assert [step.metrics.get("straggler") for step in said] == [None, "rank 1 on gpu-7", "rank 1 on gpu-7", None]
     assert log.steps[0]["ranks_data_seconds_max"] == 0.4
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]

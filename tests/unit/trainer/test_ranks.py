@@ -54,7 +54,7 @@ def test_a_straggler_is_told_in_a_sentence() -> None:
 
 def test_a_single_process_is_not_measured() -> None:
     call = RollCall(torch.device("cpu"), world=1)
-    assert all(call.step(step, {"data": 9.0}, seconds=1.0) is None for step in range(1, 50))
+    assert all(call.step(step, {"data": 9.0}, seconds=1.0, memory=float) is None for step in range(1, 50))
     assert call.table == {}
 
 
@@ -64,8 +64,8 @@ def _process(rank: int, world: int, meeting: str, results: Connection) -> None:
     call = RollCall(torch.device("cpu"), world=world, every=2)
     call._probe.measure = lambda: 1e-3  # type: ignore[union-attr, method-assign]
     waits = {"data": 0.4 if rank == 1 else 0.01}
-    said = [call.step(step, waits, seconds=1.0) for step in range(1, 7)]
-    results.send((said, call.table))
+    said = [call.step(step, waits, seconds=1.0, memory=lambda: 1e9 * (rank + 1)) for step in range(1, 7)]
+    results.send((said, call.table, call.memory))
     dist.destroy_process_group()
 
 
@@ -83,7 +83,8 @@ def test_all_processes_hear_who_is_late_at_the_second_roll_call(tmp_path: Path) 
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
-    for said, table in results:
+    for said, table, memory in results:
+        assert memory == [1e9, 2e9]
         assert table == {"data": pytest.approx([0.01, 0.4]), PROBE: [1e-3, 1e-3]}
         assert [one is not None for one in said] == [False, False, False, True, False, True]
         assert said[3].rank == 1 and said[3].node

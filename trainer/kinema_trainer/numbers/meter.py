@@ -27,6 +27,8 @@ EXACT = frozenset({"loss", "grad_norm", "learning_rate"})
 """Numbers that are told to the last bit, so that two runs can be compared; the others have six digits."""
 WARM_UP = 2
 """First steps of a process that say nothing about its pace."""
+RANKS = 1024
+"""Processes whose memory is told: a report is one datagram."""
 NOBODY = -1.0
 """The straggler's rank when nobody holds up the others."""
 
@@ -57,7 +59,9 @@ class Meter:
         early = self._seen <= WARM_UP
         self._pace = result.seconds if early else SMOOTHING * self._pace + (1 - SMOOTHING) * result.seconds
         due = self.ranks.due(result.position.step)
-        straggler = self.ranks.step(result.position.step, result.phases, seconds=result.seconds)
+        straggler = self.ranks.step(
+            result.position.step, result.phases, seconds=result.seconds, memory=self.device.memory_peak
+        )
         if self.log is None:
             return
         if due:
@@ -76,6 +80,7 @@ class Meter:
                 eta_seconds=self._pace * (total - step),
                 metrics=metrics | ({} if self._straggler is None else {"straggler": self._straggler.place}),
                 log=step % self.settings.log_every == 0 or step == total,
+                memory=tuple(self.ranks.memory[:RANKS]),
             )
         )
 

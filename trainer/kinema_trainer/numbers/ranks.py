@@ -12,7 +12,7 @@ import os
 import socket
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,13 +135,24 @@ class RollCall:
         self._suspect: tuple[int, int] = (-1, 0)
         self.table: dict[str, list[float]] = {}
         """Seconds a step of each process by rank, as last gathered."""
+        self.memory: list[float] = []
+        """Bytes that each process has had at most, by rank, as last gathered."""
 
     def due(self, step: int) -> bool:
         """Whether this is a step with a roll call."""
         return self._probe is not None and step % self._every == 0
 
-    def step(self, step: int, phases: Mapping[str, float], *, seconds: float) -> Straggler | None:
-        """Take in a step; at every n-th one, the process that has been behind for several roll calls."""
+    def step(
+        self, step: int, phases: Mapping[str, float], *, seconds: float, memory: Callable[[], float]
+    ) -> Straggler | None:
+        """Take in a step; at every n-th one, the process that has been behind for several roll calls.
+
+        Args:
+            step: its number.
+            phases: seconds of this process by phase.
+            seconds: of the whole step.
+            memory: the bytes that this process has had at most.
+        """
         if self._probe is None:
             return None
         self._steps += 1
@@ -149,10 +160,11 @@ class RollCall:
             self._summed[name] += phases.get(name, 0.0)
         if not self.due(step):
             return None
-        mine = [*(self._summed[name] / self._steps for name in self._summed), self._probe.measure()]
+        mine = [*(self._summed[name] / self._steps for name in self._summed), self._probe.measure(), memory()]
         self._summed, self._steps = dict.fromkeys(self._summed, 0.0), 0
         rows = self._gather(mine)
         self.table = {name: [row[index] for row in rows] for index, name in enumerate(self._columns)}
+        self.memory = [row[-1] for row in rows]
         return self._judge(latest(self.table, nodes=self._names(), step=seconds))
 
     def _judge(self, found: Straggler | None) -> Straggler | None:

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -72,6 +72,8 @@ class Step:
     metrics: Mapping[str, float | str]
     log: bool
     """Whether it is worth a log line."""
+    memory: Sequence[float] = ()
+    """The most bytes that each process has had on its device, by rank; empty while that was never gathered."""
 
 
 class Reporter:
@@ -126,7 +128,8 @@ class Inbox:
             data = self._socket.recv(65536)
         except (TimeoutError, BlockingIOError):
             return None
-        return Step(**json.loads(data))
+        fields = json.loads(data)
+        return Step(**{**fields, "memory": tuple(fields["memory"])})
 
     def pids(self) -> dict[int, int]:
         """Process ids by rank."""

@@ -88,6 +88,7 @@ def report(context: Context, step: Step) -> None:
         total=step.total,
         eta_seconds=step.eta_seconds,
         metrics={"step": step.step, "total_steps": step.total, **step.metrics},
+        ranks={"memory_peak_bytes": step.memory},
     )
 
 
