@@ -7,7 +7,8 @@ import asyncio
 import copy
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ CHUNK = 500
 
 _MERGE_PATCH = "application/merge-patch+json"
 _APPLY_PATCH = "application/apply-patch+yaml"
+_LINE_LIMIT = 4 << 20
+"""Bytes after which a line of a stream is cut: etcd keeps no object that is larger."""
 _RELOAD_INTERVAL = 10.0
 """Seconds between two reads of credentials that the API server refused."""
 
@@ -63,6 +66,8 @@ class Kube:
         self._reloading = asyncio.Lock()
         self._timeout = request_timeout
         self._fence: Callable[[], None] = lambda: None
+        self._token = ""
+        self._bare: ApiClient | None = None
 
     def fenced(self, fence: Callable[[], None]) -> Kube:
         """The same connection; `fence` is asked right before each request that changes something, and may raise."""
@@ -70,9 +75,24 @@ class Kube:
         other._fence = fence
         return other
 
+    def in_name_of(self, token: str) -> Kube:
+        """The same API server, asked in the name of whoever holds `token`; no credentials of this process go along."""
+        if self._bare is None:
+            # A client certificate would win over the token: these requests go over connections without one.
+            bare = copy.copy(self.api.configuration)
+            bare.api_key, bare.refresh_api_key_hook = {}, None
+            bare.cert_file = bare.key_file = None
+            self._bare = ApiClient(bare)
+            self._bare.user_agent = self.api.user_agent
+        other = copy.copy(self)
+        other.api, other._token, other._reload = self._bare, token, None
+        return other
+
     async def close(self) -> None:
         """Close every connection."""
         await self.api.close()  # type: ignore[no-untyped-call]
+        if self._bare is not None and self._bare is not self.api:
+            await self._bare.close()  # type: ignore[no-untyped-call]
 
     async def get(self, resource: Resource, name: str, *, namespace: str | None = None) -> Object:
         """One object.
@@ -151,6 +171,7 @@ class Kube:
         subresource: str | None = None,
         manager: str = "",
         strict: bool = True,
+        dry_run: bool = False,
     ) -> Object:
         """Create an object; the namespace is the object's own when it names one.
 
@@ -162,6 +183,7 @@ class Kube:
             subresource: such as `token` or `eviction`.
             manager: field manager.
             strict: refuse unknown fields.
+            dry_run: check it as a real one, and store nothing.
 
         Raises:
             AlreadyExistsError: there is an object of that name.
@@ -169,7 +191,7 @@ class Kube:
         path = resource.path(
             namespace=namespace or body.get("metadata", {}).get("namespace"), name=name, subresource=subresource
         )
-        query = {"fieldManager": manager, "fieldValidation": "Strict" if strict else ""}
+        query = {"fieldManager": manager, "fieldValidation": "Strict" if strict else "", "dryRun": "All" * dry_run}
         return await self._request("POST", path, query=query, body=body)
 
     async def apply(
@@ -266,6 +288,33 @@ class Kube:
         """The answer to a GET of any path, for instance `/readyz`."""
         return await self._authenticated("GET", path)
 
+    @asynccontextmanager
+    async def stream(
+        self, path: str, *, query: Mapping[str, str], quiet: float | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The lines of an answer that may go on for long, without their ends.
+
+        Args:
+            path: what to GET.
+            query: its parameters; empty ones are left out.
+            quiet: seconds without a byte after which the connection is taken for dead; None never does.
+
+        Raises:
+            UnreachableError: here or between two lines, the connection is lost.
+        """
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout, sock_read=quiet)
+        started = time.monotonic()
+        try:
+            response = await self._open("GET", path, query=query, patience=patience)
+        except UnauthorizedError:
+            if not await self._renew(since=started):
+                raise
+            response = await self._open("GET", path, query=query, patience=patience)
+        try:
+            yield _lines(response.content, f"GET {path}")
+        finally:
+            response.close()
+
     async def _request(
         self,
         method: str,
@@ -318,24 +367,62 @@ class Kube:
         body: Object | None,
         content_type: str,
     ) -> bytes:
+        response = await self._open(
+            method, path, query=query, body=body, content_type=content_type, patience=self._timeout
+        )
+        with _reaching(f"{method} {path}"):
+            return await response.read()
+
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+        patience: float | aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        """An answer whose body is not read yet."""
+        own = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         request = await self.api.param_serialize(
             method,
             path,
             query_params=[(key, value) for key, value in (query or {}).items() if value],
-            header_params={"Accept": "application/json", "Content-Type": content_type},
+            header_params={"Accept": "application/json", "Content-Type": content_type, **own},
             body=body,
-            auth_settings=["BearerToken"],
+            auth_settings=[] if self._token else ["BearerToken"],
         )
         if method != "GET":
             self._fence()
-        try:
-            response = await self.api.call_api(*request, _request_timeout=self._timeout)
-            data: bytes = await response.read()  # type: ignore[no-untyped-call]
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise UnreachableError(f"{method} {path}: {type(error).__name__}: {error}") from error
-        if response.status >= 300:
-            raise error_of(status=response.status, body=data, request=f"{method} {path}", headers=response.headers)
-        return data
+        with _reaching(f"{method} {path}"):
+            response: aiohttp.ClientResponse = (await self.api.call_api(*request, _request_patience=patience)).response
+            if response.status < 300:
+                return response
+            data = await response.read()
+        raise error_of(status=response.status, body=data, request=f"{method} {path}", headers=response.headers)
+
+
+@contextmanager
+def _reaching(request: str) -> Iterator[None]:
+    try:
+        yield
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise UnreachableError(f"{request}: {type(error).__name__}: {error}") from error
+
+
+async def _lines(content: aiohttp.StreamReader, request: str) -> AsyncIterator[bytes]:
+    rest = b""
+    with _reaching(request):
+        async for chunk in content.iter_any():
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                yield line
+            if len(rest) > _LINE_LIMIT:
+                yield rest
+                rest = b""
+    if rest:
+        yield rest
 
 
 def _selector(terms: Labels) -> str:
