@@ -233,7 +233,7 @@ class Controller:
         # Whatever was created is in the status now, unless it must wait for pods of which only doubt knows.
         memory.doubt = observed.stray_pods
         if done.written is not None:
-            self._metrics.ended(before=job.get("status") or {}, after=done.written.get("status") or {})
+            self._metrics.ended(job=job, after=done.written.get("status") or {})
         if done.changed:
             self._queue.add_after(uid, STARTED if done.created else SETTLE)
         for seconds in (decision.requeue_after, view.look_again):

@@ -10,11 +10,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from kinema_api.status import Phase
+from kinema_api.status import AttemptState, Phase, Seconds
+from kinema_operator.job_metrics import SHAPES, JobSeries, pool_families
+from kinema_operator.ledgers import HOUR, accelerator_seconds, holding
 from kinema_operator.observed import Raw
 from kinema_operator.queue import Queue
 from kinema_operator.store import Store
@@ -22,6 +33,8 @@ from kinema_operator.watches import Watches
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
+_TERMINAL = frozenset(phase.value for phase in Phase if phase.terminal)
+_ACTIVITIES = tuple(name for name in Seconds.model_fields if name != "queued")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -41,6 +54,25 @@ class Metrics:
         )
         self.attempts = Counter(
             "kinema_attempts", "Attempts that ended, by stage and result", ["stage", "result"], registry=self.registry
+        )
+        self.failures = Counter(
+            "kinema_attempt_failures",
+            "Attempts that failed, by stage and class of failure",
+            ["stage", "failure"],
+            registry=self.registry,
+        )
+        self.ends = Counter("kinema_jobs_ended", "Jobs that ended, by phase", ["phase"], registry=self.registry)
+        self.spent = Counter(
+            "kinema_accelerator_seconds",
+            "Time of accelerators in attempts that ended, by what it went to; all but productive is wasted",
+            ["pool", "activity"],
+            registry=self.registry,
+        )
+        self.cost = Counter(
+            "kinema_cost",
+            "Price of that time, where the pool has one",
+            ["pool", "currency", "activity"],
+            registry=self.registry,
         )
         self.requests = Counter(
             "kinema_api_requests",
@@ -62,16 +94,39 @@ class Metrics:
             "1 once this replica leads and the installed CRDs were found to be its own, or may not be read",
             registry=self.registry,
         )
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
         Info("kinema_build", "What runs here", registry=self.registry).info({"version": version("kinema-operator")})
 
     def watch(self, *, store: Store, queue: Queue, watches: Watches) -> None:
         """Read these at each scrape, so that no series outlives what it speaks about."""
         self.registry.register(_Snapshot(store, queue, watches))
 
-    def ended(self, *, before: Raw, after: Raw) -> None:
-        """Count the attempts that ended between two statuses of a job."""
-        for key in _ended(after) - _ended(before):
-            self.attempts.labels(stage=key[0], result=key[2].lower()).inc()
+    def ended(self, *, job: Raw, after: Raw) -> None:
+        """Count what ended between a job and its next status."""
+        before = job.get("status") or {}
+        ended = _ended(after) - _ended(before)
+        for stage, _, state, failure in sorted(ended):
+            self.attempts.labels(stage=stage, result=state.lower()).inc()
+            if state == AttemptState.FAILED.value:
+                self.failures.labels(stage=stage, failure=failure).inc()
+        for stage in sorted({item[0] for item in ended})[:1]:
+            self._spend({**job, "status": after}, before, stage)
+        phase = str(after.get("phase") or "")
+        if phase in _TERMINAL and before.get("phase") != phase:
+            self.ends.labels(phase=phase).inc()
+
+    def _spend(self, job: Raw, before: Raw, stage: str) -> None:
+        """Count what the attempts of a stage used; attempts of two stages never end together."""
+        held, used = holding(job, stage), accelerator_seconds(before)
+        if not held.pool:
+            return
+        for activity, seconds in {**dict.fromkeys(_ACTIVITIES, 0.0), **accelerator_seconds(job["status"])}.items():
+            more = max(0.0, seconds - used.get(activity, 0.0))
+            self.spent.labels(pool=held.pool, activity=activity).inc(more)
+            if held.price is not None:
+                cost = more * held.price / HOUR
+                self.cost.labels(pool=held.pool, currency=held.currency, activity=activity).inc(cost)
 
     def trace(self) -> aiohttp.TraceConfig:
         """Counts every request of an HTTP session."""
@@ -95,33 +150,49 @@ class _Snapshot(Collector):
         self._store = store
         self._queue = queue
         self._watches = watches
+        self._series = JobSeries(store)
 
     def describe(self) -> Iterator[Metric]:
-        return iter(())
+        yield from (_jobs(), _depth(), _delayed(), _ages())
+        yield from (shape.empty() for shape in SHAPES)
+        yield from pool_families()
 
     def collect(self) -> Iterator[Metric]:
         phases = self._store.phases()
         phases[Phase.PENDING.value] += phases.pop("", 0)
-        jobs = GaugeMetricFamily("kinema_jobs", "Jobs, by phase", labels=["phase"])
+        jobs, depth, delayed, ages = _jobs(), _depth(), _delayed(), _ages()
         for phase in Phase:
             jobs.add_metric([phase.value], phases[phase.value])
-        yield jobs
-        yield GaugeMetricFamily("kinema_queue_depth", "Jobs that wait for a worker", value=len(self._queue))
-        yield GaugeMetricFamily("kinema_queue_delayed", "Jobs that wait for their time", value=self._queue.delayed)
-        ages = GaugeMetricFamily(
-            "kinema_watch_age_seconds", "Seconds since a watch last showed life", labels=["resource"]
-        )
+        depth.add_metric([], len(self._queue))
+        delayed.add_metric([], self._queue.delayed)
         for resource, age in self._watches.ages(time.monotonic()).items():
             ages.add_metric([resource], age)
-        yield ages
+        yield from (jobs, depth, delayed, ages)
+        yield from self._series.collect()
 
 
-def _ended(status: Raw) -> set[tuple[str, int, str]]:
+def _jobs() -> GaugeMetricFamily:
+    return GaugeMetricFamily("kinema_jobs", "Jobs, by phase", labels=["phase"])
+
+
+def _depth() -> GaugeMetricFamily:
+    return GaugeMetricFamily("kinema_queue_depth", "Jobs that wait for a worker", labels=[])
+
+
+def _delayed() -> GaugeMetricFamily:
+    return GaugeMetricFamily("kinema_queue_delayed", "Jobs that wait for their time", labels=[])
+
+
+def _ages() -> GaugeMetricFamily:
+    return GaugeMetricFamily("kinema_watch_age_seconds", "Seconds since a watch last showed life", labels=["resource"])
+
+
+def _ended(status: Raw) -> set[tuple[str, int, str, str]]:
     return {
-        (stage["name"], attempt["number"], attempt["state"])
+        (stage["name"], attempt["number"], attempt["state"], str(attempt.get("failure") or ""))
         for stage in status.get("stages") or ()
         for attempt in stage.get("attempts") or ()
-        if attempt.get("state") != "Running"
+        if attempt.get("state") != AttemptState.RUNNING.value
     }
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from kinema_api.names import ANNOTATION_CONFIG, ANNOTATION_SERVER_CA
 from kinema_kube.resources import JOBS, PYTORCH_JOBS, TRAINING_POOLS, VIDEO_TRAINING_JOBS, Resource
 from kinema_operator.observed import Raw
+from kinema_operator.status import parse_time
 
 WATCHED = (VIDEO_TRAINING_JOBS, TRAINING_POOLS, JOBS, PYTORCH_JOBS)
 CHILDREN = (JOBS, PYTORCH_JOBS)
@@ -41,6 +42,8 @@ class Kept:
     """Uid of the job that controls it; empty when none does."""
     phase: str
     """Of a job; empty before its first status."""
+    finished: str
+    """When a job ended; empty while it has not."""
     resolved: bool
     """Whether what a job depends on is frozen."""
     packed: bytes
@@ -54,6 +57,7 @@ class Kept:
             essence=hashlib.blake2b(_json(essence(item)), digest_size=16).digest(),
             owner=owner_uid(item),
             phase=sys.intern(str(status.get("phase") or "")),
+            finished=str(status.get("finishedAt") or ""),
             resolved=bool(status.get("resolved")),
             packed=zlib.compress(_json(item), 1),
         )
@@ -92,6 +96,14 @@ class Store:
     def phases(self) -> Counter[str]:
         """How many jobs are in each phase; empty before the first status."""
         return Counter(kept.phase for kept in self._objects[VIDEO_TRAINING_JOBS].values())
+
+    def active(self, *, ended_after: float) -> list[tuple[str, int]]:
+        """Uid and version of the jobs that have not ended, or did so after a Unix time."""
+        return [
+            (uid, kept.version)
+            for uid, kept in self._objects[VIDEO_TRAINING_JOBS].items()
+            if not kept.finished or parse_time(kept.finished).timestamp() > ended_after
+        ]
 
     def unresolved(self) -> list[str]:
         """Uids of the jobs that have nothing frozen yet."""

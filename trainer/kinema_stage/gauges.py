@@ -132,8 +132,7 @@ class Gauges:
         self._values: dict[tuple[Family, tuple[str, ...]], float] = {}
         self._others: dict[str, float] = {}
         self._words: dict[str, str] = {}
-        # The registry asks for `collect` alone.
-        registry.register(self)  # type: ignore[arg-type]
+        registry.register(self)
         self._server, self._thread = start_http_server(port, registry=registry)
 
     @classmethod
