@@ -396,7 +396,7 @@ class Kube:
         if method != "GET":
             self._fence()
         with _reaching(f"{method} {path}"):
-            response: aiohttp.ClientResponse = (await self.api.call_api(*request, _request_patience=patience)).response
+            response: aiohttp.ClientResponse = (await self.api.call_api(*request, _request_timeout=patience)).response
             if response.status < 300:
                 return response
             data = await response.read()
