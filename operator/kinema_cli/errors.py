@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from kinema_api.exits import Exit
+USER = 64
+"""`kinema_api.exits.Exit.USER`, spelt out: `--help` must not wait for the models."""
 
 
 class CommandError(Exception):
     """The command cannot go on; the message says what was wrong, where, and what to do."""
 
-    def __init__(self, message: str, *, code: int = Exit.USER) -> None:
+    def __init__(self, message: str, *, code: int = USER) -> None:
         super().__init__(message)
         self.code = int(code)
