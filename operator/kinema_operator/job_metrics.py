@@ -47,6 +47,9 @@ class Shape:
 INFO = Shape("kinema_job_info", "What a job is and where it stands", ("model", "phase", "stage", "pool"))
 STAGE = Shape("kinema_job_stage_state", "A stage: 0 pending, 1 running, 2 succeeded, 3 skipped, 4 failed", ("stage",))
 RESTARTS = Shape("kinema_job_restarts", "Failed attempts over all stages", counter=True)
+FAILURE = Shape(
+    "kinema_job_last_failure", "The class of the last failed attempt; none while nothing failed", ("stage", "failure")
+)
 PROGRESSING = Shape("kinema_job_progressing", "1 while the running attempt moves, 0 when it stalls; none: not known")
 PROGRESS = Shape("kinema_job_progress_ratio", "How much of the running stage is done", ("stage",))
 ETA = Shape("kinema_job_eta_seconds", "Estimated time that is left of the running stage", ("stage",))
@@ -67,7 +70,7 @@ DEVICE_SECONDS = Shape(
 )
 COST = Shape("kinema_job_cost", "Price of the accelerators that the job has held so far", ("currency",))
 SHAPES = (
-    INFO, STAGE, RESTARTS, PROGRESSING, PROGRESS, ETA, TOLD, LOSS, QUEUED, HELD, SECONDS, DEVICE_SECONDS, COST,
+    INFO, STAGE, RESTARTS, FAILURE, PROGRESSING, PROGRESS, ETA, TOLD, LOSS, QUEUED, HELD, SECONDS, DEVICE_SECONDS, COST,
 )  # fmt: skip
 """Every metric of a job."""
 _TRUTHS = {"True": 1.0, "False": 0.0}
@@ -108,6 +111,14 @@ def _standing(job: Raw, status: Raw) -> Iterator[tuple[Shape, Labels, float]]:
     for item in ledgers.stages(job):
         if item.get("state") in STATES:
             yield STAGE, (str(item["name"]),), float(STATES[item["state"]])
+    failed = [
+        (str(attempt.get("finishedAt") or ""), str(item["name"]), str(attempt["failure"]))
+        for item in ledgers.stages(job)
+        for attempt in item.get("attempts") or ()
+        if attempt.get("failure")
+    ]
+    if failed:
+        yield FAILURE, max(failed)[1:], 1.0
     for condition in status.get("conditions") or ():
         if condition.get("type") == "Progressing" and condition.get("status") in _TRUTHS:
             yield PROGRESSING, (), _TRUTHS[condition["status"]]

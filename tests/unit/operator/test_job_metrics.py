@@ -102,6 +102,7 @@ def test_a_running_job_shows_where_it_stands_what_it_holds_and_what_it_costs() -
         'kinema_job_stage_state{namespace="team",stage="check",vtj="wan"} 2.0',
         'kinema_job_stage_state{namespace="team",stage="train",vtj="wan"} 1.0',
         f"kinema_job_restarts_total{{{who}}} 1.0",
+        'kinema_job_last_failure{failure="Stalled",namespace="team",stage="train",vtj="wan"} 1.0',
         f"kinema_job_progressing{{{who}}} 1.0",
         'kinema_job_progress_ratio{namespace="team",stage="train",vtj="wan"} 0.42',
         'kinema_job_eta_seconds{namespace="team",stage="train",vtj="wan"} 90.0',
