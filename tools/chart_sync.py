@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies into the chart what the models say: the CRDs, and the schema of a pool in the chart's values.
+"""Writes into the chart what the models say: the CRDs, values.yaml, its schema, and the table of the README.
 
 `python tools/chart_sync.py` writes; with `--check` it only says what is out of date, and fails.
 """
@@ -7,41 +7,25 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from kinema_api.pool import PoolSpec
+from kinema_chart import pages
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "charts" / "kinema"
-SCHEMA = CHART / "values.schema.json"
 
 
 def wanted() -> dict[Path, str]:
     """Every file of the chart that follows from something else, with the text it must have."""
     crds = {CHART / "files" / "crds" / path.name: path.read_text() for path in sorted((ROOT / "crds").glob("*.yaml"))}
-    return {**crds, SCHEMA: values_schema(json.loads(SCHEMA.read_text()))}
-
-
-def values_schema(schema: Mapping[str, Any]) -> str:
-    """The schema of the chart's values with `$defs` replaced by those of a pool."""
-    pool = PoolSpec.model_json_schema(by_alias=True)
-    definitions = {**pool.pop("$defs"), "Pool": pool}
-    return json.dumps({**schema, "$defs": _plain(definitions)}, indent=2, ensure_ascii=False) + "\n"
-
-
-def _plain(node: Any) -> Any:
-    """The schema without what only the API server understands, and without generated titles."""
-    if isinstance(node, dict):
-        return {
-            key: _plain(value)
-            for key, value in node.items()
-            if not key.startswith("x-kubernetes") and not (key == "title" and isinstance(value, str))
-        }
-    return [_plain(item) for item in node] if isinstance(node, list) else node
+    readme = CHART / "README.md"
+    return {
+        **crds,
+        CHART / "values.yaml": pages.values_yaml(),
+        CHART / "values.schema.json": pages.schema(),
+        readme: pages.readme(readme.read_text()),
+    }
 
 
 def stale() -> dict[Path, str]:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,38 +27,21 @@ KUBE_VERSION = "1.36.3"
 """What `helm template`, which asks no cluster, takes the cluster for."""
 
 VALUES: dict[str, Values] = {
-    "defaults": {},
-    "two-namespaces": {"watchNamespaces": ["team-a", "team-b"]},
-    "own-certificate": {"server": {"tls": {"existingSecret": "mine"}, "replicas": 2}},
-    "nothing-shared": {"crds": {"install": False}, "rbac": {"aggregate": False}},
-    "everything": {
-        "images": {
-            "registry": "registry.example.com/",
-            "pullPolicy": "Always",
-            "pullSecrets": ["pull"],
-            "families": {"wan2.1": {"ascend": ""}},
-        },
-        "operator": {
-            "replicas": 2,
-            "workers": 2,
-            "resyncSeconds": 60,
-            "nodeSelector": {"kubernetes.io/os": "linux"},
-            "tolerations": [{"key": "control", "operator": "Exists", "effect": "NoSchedule"}],
-            "affinity": {"nodeAffinity": {}},
-            "priorityClassName": "system-cluster-critical",
-            "podAnnotations": {"team": "video"},
-        },
-        "server": {
-            "replicas": 2,
-            "nodeSelector": {"kubernetes.io/os": "linux"},
-            "tolerations": [{"operator": "Exists"}],
-            "affinity": {"nodeAffinity": {}},
-            "priorityClassName": "system-cluster-critical",
-            "podAnnotations": {"team": "video"},
-        },
-        "crds": {"keep": False},
-    },
+    path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((CHART / "ci").glob("*.yaml"))
 }
+"""One values file a feature."""
+
+
+def named(objects: list[Object], kind: str, name: str) -> Object:
+    """The one object of that kind and name."""
+    found = [item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name]
+    assert len(found) == 1, f"{kind} {name}: {[(item['kind'], item['metadata']['name']) for item in objects]}"
+    return found[0]
+
+
+def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
+    """The objects of those kinds."""
+    return [item for item in objects if item["kind"] in kinds]
 
 
 @pytest.fixture(scope="session")
@@ -83,14 +68,20 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
 
 @pytest.fixture(scope="session")
 def render(helm: Helm) -> Render:
-    """The objects that the chart renders for values."""
+    """The objects that the chart renders for some values, in a namespace, on a cluster that knows further kinds."""
 
-    def run(values: Values, *, namespace: str = "kinema-system") -> list[Object]:
-        done = helm(
-            "template", "kinema", str(CHART), "--namespace", namespace, "--kube-version", KUBE_VERSION, values=values
-        )
+    @cache
+    def rendered(values: str, namespace: str, knows: tuple[str, ...], chart: Path) -> list[Object]:
+        known = [argument for kind in knows for argument in ("--api-versions", kind)]
+        place = ["--namespace", namespace, "--kube-version", KUBE_VERSION]
+        done = helm("template", "kinema", str(chart), *place, *known, values=json.loads(values))
         assert done.returncode == 0, done.stderr
-        return [found for found in yaml.safe_load_all(done.stdout) if found]
+        return [found for found in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if found]
+
+    def run(
+        values: Values, *, namespace: str = "kinema-system", knows: tuple[str, ...] = (), chart: Path = CHART
+    ) -> list[Object]:
+        return deepcopy(rendered(json.dumps(values, sort_keys=True), namespace, knows, chart))
 
     return run
 

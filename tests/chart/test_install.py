@@ -10,16 +10,51 @@ from kinema_demo.install import CHART, pool_spec
 
 from kinema_cluster.control_plane import ControlPlane
 
-from tests.chart.conftest import VALUES, Helm, Render, Values
+from tests.chart.conftest import VALUES, Helm, Object, Render, Values
+from tests.chart.shapes import FOREIGN
 
 pytestmark = pytest.mark.controlplane
 NAMESPACE = "kinema-system"
+JOB: Object = {
+    "apiVersion": "kinema.dev/v1alpha1",
+    "kind": "VideoTrainingJob",
+    "metadata": {"name": "wan", "namespace": "team-a"},
+    "spec": {
+        "model": {"name": "wan2.1-t2v-1.3b", "weights": {"uri": "pvc://models/wan"}},
+        "dataset": {"uri": "pvc://datasets/cats"},
+        "storage": {"uri": "pvc://training/kinema"},
+        "defaults": {"pool": "cpu"},
+    },
+}
+
+
+def definition(api_version: str, kind: str) -> Object:
+    """A stand-in for somebody else's CRD, which lets everything in: shapes.py says what the kind allows."""
+    group, version = api_version.split("/")
+    plural = kind.lower() + "s"
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": f"{plural}.{group}",
+            "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
+        },
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural},
+            "versions": [
+                {"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}},
+            ],
+        },
+    }
 
 
 @pytest.fixture(scope="module")
 def prepared(plane: ControlPlane, render: Render) -> ControlPlane:
     """The control plane with the namespaces that the values name."""
-    names = [NAMESPACE, "team-a", "team-b"]
+    names = [NAMESPACE, "team-a", "team-b", "monitoring"]
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     metas = [{"name": name, "labels": labels} for name in names]
     plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": meta} for meta in metas)
@@ -48,25 +83,68 @@ def test_install_upgrade_uninstall(prepared: ControlPlane, helm: Helm) -> None:
     assert pool("cpu")["spec"] == changed
     assert pool("more")["spec"] == cpu
 
+    prepared.apply([JOB])
+    uid = prepared.kubectl("get", "vtj", "wan", "-n", "team-a", "-o", "jsonpath={.metadata.uid}")
+    release("upgrade", "kinema", str(CHART), values={"operator": {"settings": {"workers": 3}}})
     release("uninstall", "kinema", "--wait")
     assert prepared.kubectl("get", "deployments", "-n", NAMESPACE, "-o", "name") == ""
     assert pool("cpu")["spec"] == changed, "pools outlive an uninstall"
-    crds = prepared.kubectl("get", "crd", "-o", "name")
-    assert "videotrainingjobs.kinema.dev" in crds, "jobs outlive an uninstall"
+    kept = prepared.kubectl("get", "vtj", "wan", "-n", "team-a", "-o", "jsonpath={.metadata.uid}")
+    assert kept == uid, "jobs outlive upgrade and uninstall"
 
     release("install", "again", str(CHART), values={"pools": {"cpu": cpu}, "crds": {"install": False}})
     assert pool("cpu")["spec"] == cpu
     release("uninstall", "again", "--wait")
+    assert definitions(prepared), "CRDs that others install are others' to remove"
+
+
+def definitions(plane: ControlPlane) -> list[str]:
+    return [line for line in plane.kubectl("get", "crd", "-o", "name").splitlines() if line.endswith(".kinema.dev")]
+
+
+def test_a_release_that_keeps_nothing_takes_the_crds_with_it(prepared: ControlPlane, helm: Helm) -> None:
+    found = definitions(prepared)
+    if found:
+        prepared.kubectl("delete", "--wait", *found)
+    place = ["--namespace", NAMESPACE]
+    values: Values = {"crds": {"keep": False}}
+    done = helm("install", "brief", str(CHART), *place, values=values, kubeconfig=prepared.kubeconfig)
+    assert done.returncode == 0, done.stderr
+    assert "CAUTION: crds.keep is false" in done.stdout
+    assert len(definitions(prepared)) == 2
+    done = helm("uninstall", "brief", "--wait", *place, kubeconfig=prepared.kubeconfig)
+    assert done.returncode == 0, done.stderr
+    assert definitions(prepared) == []
+
+
+def test_monitors_appear_with_the_kinds_that_a_cluster_knows(prepared: ControlPlane, helm: Helm) -> None:
+    """`create: auto` on a real API server, before and after it learns of PodMonitor."""
+    version = "monitoring.coreos.com/v1"
+
+    def monitors() -> list[str]:
+        command = ("install", "kinema", str(CHART), "--namespace", NAMESPACE, "--dry-run=server")
+        done = helm(*command, kubeconfig=prepared.kubeconfig)
+        assert done.returncode == 0, done.stderr
+        manifest, _, _ = done.stdout.partition("\nNOTES:\n")
+        return [line for line in manifest.splitlines() if line.startswith("kind: ") and line.endswith("Monitor")]
+
+    crd = definition(version, "PodMonitor")
+    prepared.kubectl("delete", "crd", crd["metadata"]["name"], "--ignore-not-found", "--wait")
+    assert monitors() == []
+    prepared.apply([crd])
+    prepared.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", crd["metadata"]["name"])
+    assert monitors() == ["kind: PodMonitor"] * 3
 
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
 def test_every_object_is_accepted(prepared: ControlPlane, render: Render, values: Values) -> None:
     """Strictly validated, which refuses unknown and doubled fields."""
     objects = [item for item in render({"pools": {"cpu": pool_spec("cpu")}, **values})]
-    crds = [item for item in objects if item["kind"] == "CustomResourceDefinition"]
-    if crds:
-        prepared.apply(crds)
-        prepared.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    kinds = {(item["apiVersion"], item["kind"]) for item in objects}
+    crds = [item for item in render({}) if item["kind"] == "CustomResourceDefinition"]
+    crds += [definition(*kind) for kind in sorted(kinds) if kind[1] in FOREIGN.get(kind[0], {})]
+    prepared.apply(crds)
+    prepared.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
     printed = prepared.kubectl(
         "apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-", text=text

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,13 @@ import yaml
 from kinema_demo.install import CHART, ROOT
 
 from kinema_operator.settings import Settings
+from kinema_operator.tls import server_names
+from kinema_server.settings import load_settings
 
-from tests.chart.conftest import KUBE_VERSION, VALUES, Helm, Object, Render, Values
+from tests.chart.conftest import KUBE_VERSION, VALUES, Helm, Object, Render, Values, named, of_kind
 
 POOL = {"accelerator": "cpu", "devicesPerNode": 1}
 EXAMPLES = sorted((ROOT / "examples" / "pools").glob("*.yaml"))
-
-
-def named(objects: list[Object], kind: str, name: str) -> Object:
-    found = [item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name]
-    assert len(found) == 1, f"{kind} {name}: {[item['metadata']['name'] for item in objects]}"
-    return found[0]
 
 
 def settings(objects: list[Object]) -> Settings:
@@ -47,7 +41,20 @@ def test_lint_has_nothing_to_say(helm: Helm, values: Values) -> None:
         ({"operator": {"replica": 2}}, "additional properties 'replica' not allowed"),
         ({"images": {"familys": {}}}, "additional properties 'familys' not allowed"),
         ({"images": {"families": {"wan2.1": {"gpu": "x"}}}}, "additional properties 'gpu' not allowed"),
-        ({"operator": {"workers": 0}}, "minimum: got 0, want 1"),
+        ({"operator": {"settings": {"workers": 0}}}, "minimum: got 0, want 1"),
+        ({"operator": {"settings": {"worker": 1}}}, "additional properties 'worker' not allowed"),
+        ({"operator": {"settings": {"logLevel": "loud"}}}, "must be one of"),
+        ({"operator": {"replicas": "two"}}, "want integer"),
+        ({"operator": {"resources": {"limits": {"memory": "1 GB"}}}}, "does not match pattern"),
+        ({"server": {"settings": {"verdictSeconds": 61}}}, "maximum: got 61, want 60"),
+        ({"server": {"ingress": {"host": "a"}}}, "additional properties 'host' not allowed"),
+        ({"server": {"httpRoute": {"enabled": True}}}, "server.httpRoute.parentRefs: name the Gateway"),
+        ({"server": {"tls": {"existingSecret": "a", "certManager": {"enabled": True}}}}, "exclude each other"),
+        ({"monitoring": {"monitor": {"create": True}}}, "got boolean, want string"),
+        ({"monitoring": {"monitor": {"kind": "Podmonitor"}}}, "must be one of"),
+        ({"networkPolicy": {"dnsPorts": [0]}}, "minimum: got 0, want 1"),
+        ({"networkPolicy": {"clients": [{"cidr": "10.0.0.0/8"}]}}, "additional properties 'cidr' not allowed"),
+        ({"networkPolicy": {"stages": {"enabled": True}}}, "namespaces of watchNamespaces: list them"),
         ({"images": {"pullPolicy": "Sometimes"}}, "must be one of"),
         ({"watchNamespaces": "team-a"}, "want array"),
         ({"pools": {"h100": {**POOL, "devicePerNode": 8}}}, "additional properties 'devicePerNode' not allowed"),
@@ -62,7 +69,7 @@ def test_a_mistyped_value_is_refused(helm: Helm, values: Values, complaint: str)
 
 
 def test_the_operator_reads_the_settings_that_the_chart_writes(render: Render) -> None:
-    found = settings(render(VALUES["everything"], namespace="mine"))
+    found = settings(render(VALUES["images"], namespace="mine"))
     assert found.images == {
         "stage": "registry.example.com/kinema/stage:0.1.0",
         "wan2.1/cpu": "registry.example.com/kinema/wan2.1:0.1.0",
@@ -71,29 +78,72 @@ def test_the_operator_reads_the_settings_that_the_chart_writes(render: Render) -
     assert found.image_pull_policy == "Always"
     assert found.server.url == "https://kinema-server.mine.svc"
     assert found.server.namespace == "mine"
-    assert (found.workers, found.resync_seconds) == (2, 60)
-    assert settings(render(VALUES["two-namespaces"])).watch_namespaces == ["team-a", "team-b"]
-    assert not found.server.brought
-    own = settings(render(VALUES["own-certificate"])).server
-    assert (own.secret, own.brought) == ("mine", True)
+    chosen = settings(render(VALUES["settings"]))
+    assert (chosen.workers, chosen.resync_seconds, chosen.log_level) == (2, 60, "debug")
+    assert (chosen.election.lease_seconds, chosen.election.name) == (30, "kinema-operator")
+    assert settings(render(VALUES["watch-namespaces"])).watch_namespaces == ["team-a", "team-b"]
 
 
-def test_new_settings_make_a_new_operator_pod(render: Render) -> None:
+@pytest.mark.parametrize(
+    ("values", "secret", "brought"),
+    [
+        ("defaults", "kinema-server-tls", False),
+        ("own-certificate", "mine", True),
+        ("cert-manager", "kinema-server-certificate", True),
+    ],
+)
+def test_operator_and_server_use_the_same_certificate(render: Render, values: str, secret: str, brought: bool) -> None:
+    objects = render(VALUES[values])
+    server = settings(objects).server
+    assert (server.secret, server.brought) == (secret, brought)
+    volumes = named(objects, "Deployment", "kinema-server")["spec"]["template"]["spec"]["volumes"]
+    assert [volume["secret"]["secretName"] for volume in volumes if "secret" in volume] == [secret]
+    made = {item["spec"]["secretName"] for item in of_kind(objects, "Certificate")}
+    assert made == ({secret, "kinema-authority"} if values == "cert-manager" else set())
+
+
+def test_the_certificate_of_cert_manager_bears_the_names_that_pods_use(render: Render) -> None:
+    names = named(render(VALUES["cert-manager"], namespace="mine"), "Certificate", "kinema-server")["spec"]["dnsNames"]
+    assert set(server_names(service="kinema-server", namespace="mine")) | {"kinema.example.com"} == set(names)
+
+
+def test_the_server_reads_the_settings_that_the_chart_writes(render: Render, tmp_path: Path) -> None:
+    objects = render(VALUES["settings"])
+    path = tmp_path / "server.yaml"
+    path.write_text(named(objects, "ConfigMap", "kinema-config")["data"]["server.yaml"])
+    found = load_settings(path)
+    assert (found.progress_interval_seconds, found.shutdown_seconds, found.log_level) == (5.5, 60, "warning")
+    pod = named(objects, "Deployment", "kinema-server")["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > found.shutdown_seconds
+    (container,) = pod["containers"]
+    assert {port["name"]: port["containerPort"] for port in container["ports"]} == {
+        "https": found.port,
+        "metrics": found.metrics_port,
+    }
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert container["command"][-1] == f"{mounts['config']}/server.yaml"
+    assert str(found.certificate.parent) == mounts["tls"]
+
+
+@pytest.mark.parametrize("component", ["operator", "server"])
+def test_new_settings_make_a_new_pod(render: Render, component: str) -> None:
     def checksum(values: Values) -> str:
-        deployment = named(render(values), "Deployment", "kinema-operator")
+        deployment = named(render(values), "Deployment", f"kinema-{component}")
         found: str = deployment["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
         return found
 
-    assert checksum({}) == checksum({"server": {"replicas": 2}})
-    assert checksum({}) != checksum({"operator": {"workers": 3}})
+    other = {"operator": "server", "server": "operator"}[component]
+    assert checksum({}) == checksum({component: {"replicas": 4}, other: {"settings": {"logLevel": "debug"}}})
+    assert checksum({}) != checksum({component: {"settings": {"logLevel": "debug"}}})
 
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
-def test_deployments_keep_the_restricted_standard(render: Render, values: Values) -> None:
-    deployments = [item for item in render(values) if item["kind"] == "Deployment"]
-    assert {item["metadata"]["name"] for item in deployments} == {"kinema-operator", "kinema-server"}
-    for deployment in deployments:
-        pod = deployment["spec"]["template"]["spec"]
+def test_pods_keep_the_restricted_standard(render: Render, values: Values) -> None:
+    pods = {item["metadata"]["name"]: item["spec"] for item in of_kind(render(values), "Pod")}
+    for item in of_kind(render(values), "Deployment"):
+        pods[item["metadata"]["name"]] = item["spec"]["template"]["spec"]
+    assert set(pods) == {"kinema-operator", "kinema-server", "kinema-doctor"}
+    for pod in pods.values():
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
@@ -137,13 +187,19 @@ def preferred(deployment: Object) -> list[Object]:
 
 
 def test_an_affinity_of_the_users_own_stands_alone(render: Render) -> None:
-    deployment = named(render(VALUES["everything"]), "Deployment", "kinema-operator")
-    assert deployment["spec"]["template"]["spec"]["affinity"] == {"nodeAffinity": {}}
+    for component in ("operator", "server"):
+        template = named(render(VALUES["placement"]), "Deployment", f"kinema-{component}")["spec"]["template"]
+        wanted = VALUES["placement"][component]
+        assert template["spec"]["affinity"] == wanted["affinity"]
+        assert template["spec"]["topologySpreadConstraints"] == wanted["topologySpreadConstraints"]
+        assert template["metadata"]["labels"]["team"] == template["metadata"]["annotations"]["owner"] == "video"
+        assert template["spec"]["containers"][0]["resources"] == wanted["resources"]
 
 
 def test_a_single_replica_does_not_stop_a_drain(render: Render) -> None:
-    objects = render({"operator": {"replicas": 1}, "server": {"replicas": 1}})
-    assert not [item for item in objects if item["kind"] == "PodDisruptionBudget"]
+    assert not of_kind(render(VALUES["single-replica"]), "PodDisruptionBudget")
+    assert len(of_kind(render(VALUES["replicas"]), "PodDisruptionBudget")) == 2
+    assert not of_kind(render(VALUES["placement"]), "PodDisruptionBudget"), "switched off by disruptionBudget"
 
 
 def rights(objects: list[Object], account: str) -> set[tuple[str, str, str]]:
@@ -171,13 +227,14 @@ def test_secrets_and_leases_are_touched_at_home_only(render: Render) -> None:
     assert unnamed == {"create"}, "everything but create is bound to a name"
 
 
-def test_a_certificate_of_the_users_own_is_only_read(render: Render) -> None:
-    held = rights(render(VALUES["own-certificate"]), "kinema-operator")
+@pytest.mark.parametrize("values", ["own-certificate", "cert-manager", "cert-manager-issuer"])
+def test_a_certificate_that_others_make_is_only_read(render: Render, values: str) -> None:
+    held = rights(render(VALUES[values]), "kinema-operator")
     assert {verb for _, resource, verb in held if resource == "secrets"} == {"get"}
 
 
 def test_with_watched_namespaces_no_right_on_jobs_reaches_further(render: Render) -> None:
-    objects = render(VALUES["two-namespaces"])
+    objects = render(VALUES["watch-namespaces"])
     for account in ("kinema-operator", "kinema-server"):
         everywhere = {resource for scope, resource, _ in rights(objects, account) if scope == "*"}
         assert everywhere <= {
@@ -202,16 +259,77 @@ def test_the_crds_are_those_of_the_models(render: Render) -> None:
 
 
 def test_crds_can_be_left_to_others(render: Render) -> None:
-    assert not [item for item in render(VALUES["nothing-shared"]) if item["kind"] == "CustomResourceDefinition"]
-    dropped = [item for item in render(VALUES["everything"]) if item["kind"] == "CustomResourceDefinition"]
+    assert not [item for item in render(VALUES["crds-elsewhere"]) if item["kind"] == "CustomResourceDefinition"]
+    dropped = [item for item in render(VALUES["crds-removed"]) if item["kind"] == "CustomResourceDefinition"]
     assert dropped
     assert not any("helm.sh/resource-policy" in item["metadata"].get("annotations", {}) for item in dropped)
 
 
-def test_copies_in_the_chart_are_up_to_date() -> None:
-    command = [sys.executable, str(ROOT / "tools" / "chart_sync.py"), "--check"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout}run `make crds`"
+def test_people_get_their_rights_through_the_built_in_roles(render: Render) -> None:
+    def rules(values: str, target: str) -> set[tuple[str, str]]:
+        wanted = f"rbac.authorization.k8s.io/aggregate-to-{target}"
+        return {
+            (resource, verb)
+            for role in of_kind(render(VALUES[values]), "ClusterRole")
+            if role["metadata"]["labels"].get(wanted) == "true"
+            for rule in role["rules"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        }
+
+    jobs, pools = "videotrainingjobs", "trainingpools"
+    reads = {"get", "list", "watch"}
+    writes = {"create", "update", "patch", "delete", "deletecollection"}
+    assert {verb for resource, verb in rules("defaults", "view") if resource == jobs} == reads
+    assert rules("defaults", "edit") == {(jobs, verb) for verb in writes}
+    assert rules("defaults", "admin") == {(resource, verb) for resource in (jobs, pools) for verb in writes}
+    assert not any(rules("roles-apart", target) for target in ("view", "edit", "admin"))
+
+
+def test_labels_of_the_users_own_are_on_every_object_and_no_selector(render: Render) -> None:
+    objects = render(VALUES["labels"])
+    assert all(item["metadata"]["labels"]["cost-center"] == "42" for item in objects)
+    for deployment in of_kind(objects, "Deployment"):
+        assert "cost-center" not in deployment["spec"]["selector"]["matchLabels"]
+
+
+def test_the_server_is_reached_through_an_ingress(render: Render) -> None:
+    spec = named(render(VALUES["ingress"]), "Ingress", "kinema-server")["spec"]
+    (rule,) = spec["rules"]
+    assert (rule["host"], spec["ingressClassName"]) == ("kinema.example.com", "nginx")
+    assert spec["tls"] == [{"secretName": "kinema-public", "hosts": ["kinema.example.com"]}]
+    (path,) = rule["http"]["paths"]
+    service = named(render({}), "Service", "kinema-server")["spec"]
+    assert path["backend"]["service"]["port"]["name"] in {port["name"] for port in service["ports"]}
+    (anywhere,) = named(render(VALUES["ingress-any-host"]), "Ingress", "kinema-server")["spec"]["rules"]
+    assert "host" not in anywhere
+
+
+def test_the_server_is_reached_through_a_gateway_that_checks_its_certificate(render: Render) -> None:
+    objects = render(VALUES["http-route"], namespace="mine")
+    (rule,) = named(objects, "HTTPRoute", "kinema-server")["spec"]["rules"]
+    assert rule["timeouts"] == {"request": "0s", "backendRequest": "0s"}, "streams are not cut"
+    policy = named(objects, "BackendTLSPolicy", "kinema-server")["spec"]
+    assert policy["validation"]["hostname"] in server_names(service="kinema-server", namespace="mine")
+    assert policy["validation"]["caCertificateRefs"][0]["name"] == "kinema-ca"
+
+
+def test_objects_of_the_users_own_may_be_templates(render: Render) -> None:
+    extra = named(render(VALUES["extra-objects"], namespace="mine"), "ConfigMap", "kinema-extra")
+    assert (extra["metadata"]["namespace"], extra["data"]) == ("mine", {"release": "kinema"})
+
+
+def test_the_test_of_the_release_is_the_doctor(render: Render) -> None:
+    objects = render(VALUES["images"])
+    pod = named(objects, "Pod", "kinema-doctor")
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    (container,) = pod["spec"]["containers"]
+    assert container["command"][:2] == ["kinema", "doctor"]
+    operator = named(objects, "Deployment", "kinema-operator")["spec"]["template"]["spec"]
+    assert container["image"] == operator["containers"][0]["image"]
+    for item in objects:
+        if item["metadata"]["name"] == "kinema-doctor" and item is not pod:
+            assert item["metadata"]["annotations"]["helm.sh/hook"] == "test", "its rights end with the test"
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -6,12 +6,22 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: kinema
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{/* What a Deployment finds its pods by. Call with (list . "operator"). */}}
 {{- define "kinema.selector" -}}
 app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{/* What every pod of a job carries. */}}
+{{- define "kinema.stage-selector" -}}
+matchLabels: {app.kubernetes.io/managed-by: kinema}
+matchExpressions:
+  - {key: kinema.dev/job, operator: Exists}
 {{- end }}
 
 {{/* An image with the registry before it. Call with (list . "name:tag"). */}}
@@ -22,7 +32,14 @@ app.kubernetes.io/component: {{ index . 1 }}
 
 {{/* The Secret with the server's certificate. */}}
 {{- define "kinema.tls" -}}
-{{- .Values.server.tls.existingSecret | default "kinema-server-tls" }}
+{{- with .Values.server.tls -}}
+{{- if .existingSecret }}{{ .existingSecret }}{{ else if .certManager.enabled }}kinema-server-certificate{{ else }}kinema-server-tls{{ end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Whether somebody else than the operator makes that Secret: true, or nothing. */}}
+{{- define "kinema.tls-brought" -}}
+{{- with .Values.server.tls }}{{ if or .existingSecret .certManager.enabled }}true{{ end }}{{ end -}}
 {{- end }}
 
 {{/* Who may do what is given by ClusterRoles, so cluster-scoped names carry the release's namespace. */}}
@@ -33,45 +50,8 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end }}
 
-{{/* Pod security: the restricted standard, and a read-only root. */}}
-{{- define "kinema.pod-security" -}}
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
-seccompProfile: {type: RuntimeDefault}
-{{- end }}
-
-{{- define "kinema.container-security" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
-{{- end }}
-
-{{/* Where pods may run. Call with (list . "operator"). */}}
-{{- define "kinema.placement" -}}
-{{- $component := index . 1 -}}
-{{- with index (index . 0).Values $component }}
-{{- with .nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
-{{- end }}
-affinity:
-{{- with .affinity }}
-{{- toYaml . | nindent 2 }}
-{{- else }}
-  podAntiAffinity:
-    preferredDuringSchedulingIgnoredDuringExecution:
-      - weight: 100
-        podAffinityTerm:
-          topologyKey: kubernetes.io/hostname
-          labelSelector:
-            matchLabels: {{- include "kinema.selector" (list (index $ 0) $component) | nindent 14 }}
-{{- end }}
-{{- with .priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
-{{- end }}
+{{/* Whether an object of a kind that not every cluster knows is made: true, or nothing. Call with (list . "auto" "group/version/Kind"). */}}
+{{- define "kinema.makes" -}}
+{{- $create := index . 1 -}}
+{{- if or (eq $create "always") (and (eq $create "auto") ((index . 0).Capabilities.APIVersions.Has (index . 2))) }}true{{ end -}}
 {{- end }}
