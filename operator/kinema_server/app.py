@@ -12,15 +12,21 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kinema_kube import Kube
 from kinema_kube.errors import KubeError
-from kinema_server import metrics, posts, probes, reads
-from kinema_server.refusal import Refusal, status_object, unavailable
+from kinema_server import metrics
+from kinema_server.description import describe
+from kinema_server.feeds import Feeds
+from kinema_server.limits import Limiter
+from kinema_server.problems import answer
+from kinema_server.refusal import Refusal, unavailable
+from kinema_server.reviews import Reviews
+from kinema_server.routes import ROUTERS
 from kinema_server.services import Services
 from kinema_server.settings import ServerSettings
 from kinema_server.verdicts import Verdicts
@@ -40,19 +46,19 @@ def create_app(settings: ServerSettings, connect: Callable[[], AbstractAsyncCont
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with connect() as kube:
-            writer = Writer(kube, interval=settings.progress_interval_seconds)
-            app.state.services = Services(
-                kube=kube, writer=writer, verdicts=Verdicts(lifetime=settings.verdict_seconds)
-            )
+            services = app.state.services = _services(settings, kube)
             try:
                 yield
             finally:
-                await writer.close()
+                services.closing.set()
+                await services.feeds.close()
+                await services.writer.close()
 
     # No pages of documentation: nothing but probes is answered without a token.
-    app = FastAPI(title="Kinema", lifespan=lifespan, openapi_url=None)
-    for module in (posts, reads, probes):
-        app.include_router(module.router)
+    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     app.add_exception_handler(Refusal, _on_refusal)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
@@ -60,6 +66,18 @@ def create_app(settings: ServerSettings, connect: Callable[[], AbstractAsyncCont
     app.add_exception_handler(Exception, _on_fault)
     app.add_middleware(Observer)
     return app
+
+
+def _services(settings: ServerSettings, kube: Kube) -> Services:
+    return Services(
+        settings=settings,
+        kube=kube,
+        writer=Writer(kube, interval=settings.progress_interval_seconds),
+        verdicts=Verdicts(lifetime=settings.verdict_seconds),
+        reviews=Reviews(kube, seconds=settings.review_seconds),
+        limiter=Limiter(rate=settings.progress_per_second, burst=settings.progress_burst),
+        feeds=Feeds(kube),
+    )
 
 
 class Observer:
@@ -80,7 +98,7 @@ class Observer:
             if message["type"] == "http.response.start":
                 code = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["Cache-Control"] = "no-store"
+                headers.setdefault("Cache-Control", "no-store")
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
@@ -111,33 +129,32 @@ def _record(scope: Scope, *, code: int, seconds: float) -> None:
     )
 
 
-def _answer(code: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(status_object(code, message), status_code=code, headers=headers)
+async def _on_refusal(request: Request, error: Any) -> Response:
+    return answer(error.code, error.message, path=request.url.path, headers=error.headers)
 
 
-async def _on_refusal(_: Request, error: Any) -> JSONResponse:
-    return _answer(error.code, error.message, error.headers)
+async def _on_http_exception(request: Request, error: Any) -> Response:
+    path = request.url.path
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return answer(error.status_code, f"nothing is served at {path}", path=path)
+    return answer(error.status_code, str(error.detail), path=path, headers=error.headers)
 
 
-async def _on_http_exception(_: Request, error: Any) -> JSONResponse:
-    return _answer(error.status_code, str(error.detail), dict(error.headers or {}))
-
-
-async def _on_invalid_request(request: Request, error: Any) -> JSONResponse:
-    faults = error.errors()
+async def _on_invalid_request(request: Request, error: Any) -> Response:
+    faults, path = error.errors(), request.url.path
     if any(fault["loc"][0] == "path" for fault in faults):
-        return _answer(HTTPStatus.NOT_FOUND, f"nothing is served at {request.url.path}")
-    text = "; ".join(f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in faults)
-    return _answer(HTTPStatus.UNPROCESSABLE_ENTITY, text)
+        return answer(HTTPStatus.NOT_FOUND, f"nothing is served at {path}", path=path)
+    text = "; ".join(f"{'.'.join(map(str, fault['loc'][1:])) or fault['loc'][0]}: {fault['msg']}" for fault in faults)
+    return answer(HTTPStatus.UNPROCESSABLE_ENTITY, text, path=path)
 
 
-async def _on_kube_error(request: Request, error: Any) -> JSONResponse:
+async def _on_kube_error(request: Request, error: Any) -> Response:
     # What the API server said may name accounts and rules: it goes to the log.
     logger.error("request to the Kubernetes API failed", extra={"path": request.url.path, "error": str(error)})
     refusal = unavailable("the Kubernetes API did not do what the server asked of it; try again")
-    return _answer(refusal.code, refusal.message, refusal.headers)
+    return answer(refusal.code, refusal.message, path=request.url.path, headers=refusal.headers)
 
 
-async def _on_fault(request: Request, error: Exception) -> JSONResponse:
+async def _on_fault(request: Request, error: Exception) -> Response:
     logger.error("fault", exc_info=error, extra={"path": request.url.path})
-    return _answer(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; the server's log says more")
+    return answer(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; the server's log says more", path=request.url.path)

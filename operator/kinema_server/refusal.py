@@ -1,25 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server answers when it does not do what was asked: a Kubernetes Status."""
+"""A request that is answered with an error."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
-
-_REASONS: Mapping[int, str] = {
-    HTTPStatus.BAD_REQUEST: "BadRequest",
-    HTTPStatus.UNAUTHORIZED: "Unauthorized",
-    HTTPStatus.FORBIDDEN: "Forbidden",
-    HTTPStatus.NOT_FOUND: "NotFound",
-    HTTPStatus.METHOD_NOT_ALLOWED: "MethodNotAllowed",
-    HTTPStatus.CONFLICT: "Conflict",
-    HTTPStatus.GONE: "Expired",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "RequestEntityTooLarge",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "Invalid",
-    HTTPStatus.INTERNAL_SERVER_ERROR: "InternalError",
-    HTTPStatus.SERVICE_UNAVAILABLE: "ServiceUnavailable",
-}
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the program
@@ -42,19 +28,15 @@ def forbidden(message: str) -> Refusal:
     return Refusal(HTTPStatus.FORBIDDEN, message)
 
 
-def unavailable(message: str) -> Refusal:
+def unavailable(message: str, *, seconds: float = 5) -> Refusal:
     """503: try again."""
-    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, message, headers={"Retry-After": "5"})
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, message, headers=_after(seconds))
 
 
-def status_object(code: int, message: str) -> dict[str, Any]:
-    """A Kubernetes Status."""
-    return {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "message": message,
-        "reason": _REASONS.get(code, "Unknown"),
-        "code": int(code),
-    }
+def too_many(message: str, *, seconds: float) -> Refusal:
+    """429: slow down."""
+    return Refusal(HTTPStatus.TOO_MANY_REQUESTS, message, headers=_after(seconds))
+
+
+def _after(seconds: float) -> dict[str, str]:
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from kinema_api.base import Model
 from kinema_server.figures import duration, moment_of
 
 
 class Row(Model):
-    """One job of a list."""
+    """One job, in short."""
 
     namespace: str
     """Its namespace."""
@@ -23,7 +25,7 @@ class Row(Model):
     model: str
     """The model that it trains."""
     phase: str
-    """Pending, Running, Succeeded or Failed."""
+    """Pending, Running, Suspended, Succeeded, Failed or Cancelled."""
     stage: str | None
     """The stage that runs, or that the job ended in."""
     progress: str | None
@@ -38,14 +40,19 @@ class Row(Model):
     """Where the job stands, in a sentence."""
     created_at: str
     """When the job was created."""
+
+
+class Listed(Row):
+    """One job of a list."""
+
     age: str
-    """How long ago that was."""
+    """How long ago it was created."""
 
 
 class Listing(Model):
     """A page of jobs."""
 
-    items: list[Row]
+    items: list[Listed]
     """The jobs of this page."""
     next: str
     """Send it as `continue` to get the next page; empty on the last."""
@@ -53,12 +60,17 @@ class Listing(Model):
     """Jobs after this page, where the API server knows."""
 
 
-def row_of(job: Mapping[str, Any], *, now: datetime) -> Row:
+def listed(job: Mapping[str, Any], *, now: datetime) -> Listed:
     """What a list shows of a job."""
+    row = row_of(job)
+    created = moment_of(row.created_at)
+    return Listed(**dict(row), age=duration((now - created).total_seconds()) if created else "")
+
+
+def row_of(job: Mapping[str, Any]) -> Row:
+    """A job in short."""
     metadata, spec, status = job["metadata"], job.get("spec") or {}, job.get("status") or {}
     progress = running_progress(job) or {}
-    created = metadata.get("creationTimestamp") or ""
-    moment = moment_of(created)
     return Row(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -71,8 +83,7 @@ def row_of(job: Mapping[str, Any], *, now: datetime) -> Row:
         loss=progress.get("loss"),
         restarts=status.get("restarts") or 0,
         message=status.get("message") or "",
-        created_at=created,
-        age=duration((now - moment).total_seconds()) if moment else "",
+        created_at=metadata.get("creationTimestamp") or "",
     )
 
 
@@ -89,3 +100,16 @@ def whole(job: Mapping[str, Any]) -> dict[str, Any]:
     """The job as stored, without `managedFields`."""
     metadata = {key: value for key, value in job["metadata"].items() if key != "managedFields"}
     return {**job, "metadata": metadata}
+
+
+class Whole(BaseModel):
+    """A job as the cluster stores it, without `managedFields`."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+    metadata: dict[str, Any]
+    """Name, namespace, uid, resourceVersion and what else Kubernetes keeps of an object."""
+    spec: dict[str, Any] | None = None
+    """What was asked for."""
+    status: dict[str, Any] | None = None
+    """What the operator answers; missing before it has looked at the job."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,9 +19,22 @@ from prometheus_client import start_http_server
 from kinema_kube import connect
 from kinema_server.app import create_app
 from kinema_server.certificate import Certificate
+from kinema_server.services import Services
 from kinema_server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    """Tells what goes on for long to end before it waits for requests under way."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        app = self.config.app
+        if isinstance(app, FastAPI):
+            services: Services = app.state.services
+            services.closing.set()
+            await services.feeds.close()
+        await super().shutdown(sockets)
 
 
 def make_server(settings: ServerSettings, *, app: FastAPI, certificate: Certificate) -> uvicorn.Server:
@@ -29,7 +43,7 @@ def make_server(settings: ServerSettings, *, app: FastAPI, certificate: Certific
     def context(_config: uvicorn.Config, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         return certificate.context
 
-    return uvicorn.Server(
+    return Server(
         uvicorn.Config(
             app,
             host=settings.host,

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
 from kinema_api.base import DNS_SUBDOMAIN
 from kinema_kube import Kube
+from kinema_server.feeds import Feeds
+from kinema_server.limits import Limiter
+from kinema_server.reviews import Reviews
+from kinema_server.settings import ServerSettings
 from kinema_server.verdicts import Verdicts
 from kinema_server.writer import Writer
 
@@ -18,9 +23,15 @@ from kinema_server.writer import Writer
 class Services:
     """The cluster, and what is remembered of it."""
 
+    settings: ServerSettings
     kube: Kube
     writer: Writer
     verdicts: Verdicts
+    reviews: Reviews
+    limiter: Limiter
+    feeds: Feeds
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server goes down: what goes on for long ends."""
 
 
 def _services(request: Request) -> Services:
@@ -28,7 +39,10 @@ def _services(request: Request) -> Services:
     return services
 
 
-PathName = Annotated[str, Path(max_length=253, pattern=DNS_SUBDOMAIN)]
-"""A namespace or a name in a path. Anything else could lead to another object than the one that was authorized."""
+# Anything but a name could lead to another object than the one that was authorized.
+Namespace = Annotated[
+    str, Path(max_length=253, pattern=DNS_SUBDOMAIN, description="A namespace of the cluster.", examples=["team"])
+]
+JobName = Annotated[str, Path(max_length=253, pattern=DNS_SUBDOMAIN, description="A job's name.", examples=["wan"])]
 
 Shared = Annotated[Services, Depends(_services)]

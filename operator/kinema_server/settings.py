@@ -25,6 +25,19 @@ class Tuning(Model):
     """Least time between two writes of one job's progress."""
     verdict_seconds: float = Field(default=60, ge=0, le=60)
     """For how long a pod's token, once verified, is trusted without asking again."""
+    progress_per_second: float = Field(default=2, gt=0, le=1000)
+    """Posts of progress that one pod may send in a second, over a longer time; more are answered by 429."""
+    progress_burst: int = Field(default=20, ge=1, le=10_000)
+    """Posts of progress that one pod may send at once."""
+    review_seconds: float = Field(default=10, ge=0, le=60)
+    """For how long a caller's token and rights, once granted, are trusted without asking again; a refusal is for 2 s at
+    most."""
+    stream_seconds: float = Field(default=3600, gt=0, le=86_400)
+    """The longest life of a watch or of a log that is followed; clients go on where they were."""
+    reader_idle_seconds: int = Field(default=300, ge=10, le=86_400)
+    """For how long a pod that reads a workspace waits for the next request before it ends."""
+    reader_wait_seconds: float = Field(default=20, ge=0, le=300)
+    """For how long a request waits for such a pod to start."""
     shutdown_seconds: int = Field(default=20, ge=1, le=600)
     """For how long requests under way may go on after SIGTERM."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

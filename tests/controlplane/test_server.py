@@ -403,7 +403,8 @@ def test_any_other_token_posts_nothing(world: World, server: Server, case: str) 
     code, token = REFUSED[case]
     answer = server.post(token(world), world.namespace)
     status = answer.json()
-    assert (answer.status_code, status["kind"], status["code"]) == (code, "Status", code), answer.text
+    assert (answer.status_code, status["status"]) == (code, code), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
     assert world.cluster.progress(world.namespace) is None
 
 
@@ -444,7 +445,7 @@ def test_a_superseded_attempt_is_told_so(cluster: Cluster, server: Server) -> No
 
 
 BAD_BODIES = {
-    "not JSON": (422, b"{"),
+    "not JSON": (400, b"{"),
     "a list": (422, b"[]"),
     "percentage too large": (422, b'{"trainerStatus": {"progressPercentage": 101}}'),
     "metric without a value": (422, b'{"trainerStatus": {"metrics": [{"name": "loss"}]}}'),
@@ -458,7 +459,7 @@ def test_a_bad_body_is_named(world: World, server: Server, case: str) -> None:
     path = f"/v1alpha1/namespaces/{world.namespace}/videotrainingjobs/wan/stages/features/attempts/1/progress"
     with server.client(world.of(world.pod)) as client:
         answer = client.post(path, content=body)
-    assert (answer.status_code, answer.json()["kind"]) == (code, "Status"), answer.text
+    assert (answer.status_code, answer.json()["status"]) == (code, code), answer.text
     assert world.cluster.progress(world.namespace) is None
 
 
@@ -469,7 +470,7 @@ READS = ["", "/wan", "/wan/stages", "/wan/progress"]
 def test_no_token_reads_nothing(world: World, server: Server, path: str) -> None:
     for token in (None, "garbage", world.of(world.pod)):
         answer = server.get(token, f"/namespaces/{world.namespace}/videotrainingjobs{path}")
-        assert (answer.status_code, answer.json()["kind"]) == (401, "Status")
+        assert (answer.status_code, answer.json()["reason"]) == (401, "Unauthorized")
     assert server.get(None, "/videotrainingjobs").status_code == 401
 
 
@@ -479,7 +480,7 @@ def test_the_clusters_own_rules_decide_who_reads(world: World, server: Server, p
     nobody = world.cluster.account(world.namespace, may=[])
     answer = server.get(nobody, url)
     assert answer.status_code == 403
-    assert world.namespace in answer.json()["message"]
+    assert world.namespace in answer.json()["detail"]
 
     reader = world.cluster.account(world.namespace, may=["get", "list"])
     assert server.get(reader, url).status_code == 200, answer.text
@@ -498,7 +499,7 @@ def test_the_list_of_all_namespaces_needs_the_right_to_it(world: World, server: 
     reader = world.cluster.account(world.namespace, may=["get", "list"])
     answer = server.get(reader, "/videotrainingjobs")
     assert answer.status_code == 403
-    assert "ask for one namespace" in answer.json()["message"]
+    assert "ask for one namespace" in answer.json()["detail"]
 
 
 def test_reads_show_what_kubectl_shows(cluster: Cluster, server: Server) -> None:

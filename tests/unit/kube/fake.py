@@ -38,6 +38,8 @@ class FakeKube:
     requests: list[Request] = field(default_factory=list)
     hooks: list[Callable[[Request], Answer | None]] = field(default_factory=list)
     """The first that answers wins."""
+    streams: list[Callable[[Request], AsyncIterator[bytes] | None]] = field(default_factory=list)
+    """Answers that go on; the first that begins one wins."""
     kube: Kube = field(init=False)
     _version: int = 0
 
@@ -52,7 +54,7 @@ class FakeKube:
         """Requests of a method whose path holds `part`."""
         return [request for request in self.requests if request.method == method and part in request.path]
 
-    async def handle(self, incoming: web.Request) -> web.Response:
+    async def handle(self, incoming: web.Request) -> web.StreamResponse:
         raw = await incoming.read()
         request = Request(
             method=incoming.method,
@@ -62,6 +64,10 @@ class FakeKube:
             body=json.loads(raw) if raw else {},
         )
         self.requests.append(request)
+        for stream in self.streams:
+            chunks = stream(request)
+            if chunks is not None:
+                return await _streamed(incoming, chunks)
         code, body, *headers = self._answer(request)
         return web.json_response(body, status=code, headers=headers[0] if headers else None)
 
@@ -84,7 +90,27 @@ class FakeKube:
         version = body.get("metadata", {}).get("resourceVersion")
         if version and version != found["metadata"]["resourceVersion"]:
             return 409, status(409, "Conflict", "the object has been modified")
-        return 200, self.put(path, {**found, "status": {**found.get("status", {}), **body.get("status", {})}})
+        spec = _merged(found.get("spec", {}), body.get("spec", {}))
+        made = {**found, "status": {**found.get("status", {}), **body.get("status", {})}}
+        return 200, self.put(path, {**made, "spec": spec} if spec else made)
+
+
+def _merged(below: Any, over: Any) -> Any:
+    """A merge patch (RFC 7396)."""
+    if not isinstance(over, dict):
+        return over
+    base = below if isinstance(below, dict) else {}
+    merged = {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+async def _streamed(incoming: web.Request, chunks: AsyncIterator[bytes]) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(incoming)
+    async for chunk in chunks:
+        await response.write(chunk)
+    await response.write_eof()
+    return response
 
 
 def status(code: int, reason: str, message: str, **more: Any) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class World:
     reviews: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The status of a TokenReview, by token."""
     allowed: bool = True
+    denied: str = ""
+    """A verb or a resource that nobody has a right to."""
 
     def __post_init__(self) -> None:
         job = self.fake.put(JOB, {"metadata": {"name": "wan", "namespace": "team"}})
@@ -87,7 +89,9 @@ class World:
         if request.path.endswith("/tokenreviews"):
             return 201, {"status": self.reviews.get(spec["token"], {"authenticated": False})}
         if request.path.endswith("/subjectaccessreviews"):
-            return 201, {"status": {"allowed": self.allowed}}
+            attributes = spec["resourceAttributes"]
+            denied = self.denied in (attributes["verb"], attributes["resource"])
+            return 201, {"status": {"allowed": self.allowed and not denied}}
         return None
 
 

@@ -7,38 +7,66 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response, Security
 from pydantic import ValidationError
 
 from kinema_api import names
 from kinema_api.names import Stage
 from kinema_api.progress import BODY_LIMIT, ProgressPost
-from kinema_server import metrics
+from kinema_server import examples, metrics
+from kinema_server.access import BEARER
 from kinema_server.binding import Target, speaks_for
 from kinema_server.figures import progress_of
+from kinema_server.problems import documented
 from kinema_server.refusal import Refusal
-from kinema_server.reviews import bearer_token, identify
-from kinema_server.services import PathName, Services, Shared
+from kinema_server.reviews import bearer_token
+from kinema_server.services import JobName, Namespace, Services, Shared
 
-router = APIRouter()
+router = APIRouter(tags=["progress"])
 
 _ATTEMPT_MAX = 1_000_000
+_DRAINED_BYTES = 32 << 20
+"""Of a body that is too large so much is read all the same: whoever still sends would not hear the answer."""
 
 POST_PATH = "/v1alpha1/namespaces/{namespace}/videotrainingjobs/{name}/stages/{stage}/attempts/{attempt}/progress"
 
 
-@router.post(POST_PATH)
+_BODY = {"$ref": "#/components/schemas/ProgressPost"}
+
+
+@router.post(
+    POST_PATH,
+    dependencies=[Security(BEARER)],
+    response_class=Response,
+    responses={
+        **documented(HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+        200: {
+            "description": "The post was taken; the answer echoes it.",
+            "content": {"application/json": {"schema": _BODY, "example": examples.POST}},
+        },
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _BODY, "example": examples.POST}},
+        }
+    },
+)
 async def post_progress(
     request: Request,
     shared: Shared,
-    namespace: PathName,
-    name: PathName,
+    namespace: Namespace,
+    name: JobName,
     stage: Stage,
     attempt: Annotated[int, Path(ge=1, le=_ATTEMPT_MAX)],
 ) -> Response:
-    """Take a post; the answer echoes it."""
+    """Take what a running stage says of itself, in the protocol of Kubeflow's trainer.
+
+    The token is the pod's own, made for the audience `progress.kinema.dev`.
+    """
     received = datetime.now(UTC)
     token = bearer_token(request)
+    shared.limiter.take(token)
     target = Target(namespace=namespace, job=name, stage=stage, attempt=attempt)
     uid = await _job_uid(shared, token=token, path=request.url.path, target=target)
     body = await _limited_body(request)
@@ -58,7 +86,7 @@ async def _job_uid(shared: Services, *, token: str, path: str, target: Target) -
         metrics.VERDICTS.labels(result="remembered").inc()
         return remembered
     try:
-        identity = await identify(shared.kube, token, audience=names.PROGRESS_AUDIENCE)
+        identity = await shared.reviews.identify(token, audience=names.PROGRESS_AUDIENCE)
         uid = await speaks_for(shared.kube, identity, target)
     except Refusal:
         metrics.VERDICTS.labels(result="refused").inc()
@@ -69,21 +97,24 @@ async def _job_uid(shared: Services, *, token: str, path: str, target: Target) -
 
 
 async def _limited_body(request: Request) -> bytes:
-    too_large = Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {BODY_LIMIT} bytes")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > BODY_LIMIT:
-        raise too_large
-    body = bytearray()
+    body, read = bytearray(), 0
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            raise too_large
+        read += len(chunk)
+        if read <= BODY_LIMIT:
+            body += chunk
+        elif read > _DRAINED_BYTES:
+            break
+    if read > BODY_LIMIT:
+        raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {BODY_LIMIT} bytes")
     return bytes(body)
 
 
 def _parse(body: bytes) -> ProgressPost:
     try:
-        return ProgressPost.model_validate_json(body)
+        return ProgressPost.model_validate_json(body, strict=True)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors()[:8]]
-        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, f"the body is no progress: {'; '.join(faults)}") from error
+        faults = error.errors()[:8]
+        if any(fault["type"] == "json_invalid" for fault in faults):
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"the body is no JSON: {faults[0]['msg']}") from error
+        text = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in faults)
+        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, f"the body is no progress: {text}") from error

@@ -17,13 +17,13 @@ logger = logging.getLogger(__name__)
 router = APIRouter()
 
 
-@router.get("/healthz")
+@router.get("/healthz", include_in_schema=False)
 async def healthz() -> PlainTextResponse:
     """The process answers."""
     return PlainTextResponse("ok")
 
 
-@router.get("/readyz")
+@router.get("/readyz", include_in_schema=False)
 async def readyz(shared: Shared) -> PlainTextResponse:
     """The API server answers too."""
     try:

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAPI document of the server."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from kinema_api.progress import ProgressPost
+from kinema_server.problems import Problem
+
+TAGS = {
+    "jobs": "Where jobs stand.",
+    "streams": "Jobs and logs as they change. Streams are server-sent events and resume by `Last-Event-ID`.",
+    "actions": "What people ask of a job. Changes are made in the caller's name, with the caller's token.",
+    "progress": "What running stages say of themselves.",
+}
+_TEXT = """\
+Every request carries `Authorization: Bearer TOKEN`, a token that the cluster's API server accepts. Whether its holder
+may do what is asked is decided by the cluster's own rules, on the same verbs that kubectl would need; the answers are
+remembered for a few seconds. Errors are problem details (RFC 9457).
+"""
+_BESIDE: tuple[type[BaseModel], ...] = (Problem, ProgressPost)
+"""Models that routes name by hand."""
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The document; made once."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title="Kinema",
+            version=version("kinema-operator"),
+            summary="Training of video-generation models: where jobs stand, and what can be asked of them.",
+            description=_TEXT,
+            routes=app.routes,
+            tags=[{"name": name, "description": text} for name, text in TAGS.items()],
+        )
+        _, beside = models_json_schema(
+            [(model, "validation") for model in _BESIDE], by_alias=True, ref_template="#/components/schemas/{model}"
+        )
+        schemas = document["components"]["schemas"]
+        schemas.update(beside["$defs"])
+        # FastAPI's own shape of errors: ours is Problem.
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        app.openapi_schema = document
+    return app.openapi_schema

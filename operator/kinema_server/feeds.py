@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes of jobs for any number of readers: one watch of the API server a namespace, however many read along.
+
+A feed keeps the last changes, each under its resource version. A reader has a place among them and nothing else, so
+that a slow one costs no memory and holds up nobody: when it falls behind what is kept it is told to begin anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from kinema_kube import Kube
+from kinema_kube.client import Object
+from kinema_kube.errors import ForbiddenError, GoneError, KubeError
+from kinema_kube.resources import VIDEO_TRAINING_JOBS
+from kinema_kube.streams import Change, watch
+from kinema_server.refusal import forbidden, unavailable
+from kinema_server.rows import row_of, whole
+
+logger = logging.getLogger(__name__)
+
+KEPT_CHANGES = 4096
+KEPT_BYTES = 16 << 20
+LINGER_SECONDS = 60.0
+"""For how long a feed without readers goes on, so that one who comes back finds what it missed."""
+_LEAST_SECONDS = 0.5
+"""Between the beginnings of two watches."""
+_BACKOFF_SECONDS = (0.5, 30.0)
+
+
+class Kind(str, Enum):  # noqa: UP042 - the value is what goes over the wire
+    """What a reader is told."""
+
+    ADDED = "added"
+    MODIFIED = "modified"
+    DELETED = "deleted"
+    SYNCED = "synced"
+    """Everything there is was told; what follows are changes."""
+    RESET = "reset"
+    """What was told before no longer counts: everything there is follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a reader is told."""
+
+    kind: Kind
+    version: int | None = None
+    """The resource version from which a reader may go on; None while it may not."""
+    name: str = ""
+    row: str = "{}"
+    """The job as a list shows it, as JSON."""
+    job: str = "{}"
+    """The job whole, as JSON."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, about."""
+        return len(self.row) + len(self.job) + 200
+
+
+class Feed:
+    """The changes of one namespace's jobs."""
+
+    def __init__(self, kube: Kube, namespace: str) -> None:
+        self._kube = kube
+        self._namespace = namespace
+        self._known: dict[str, tuple[int, str]] = {}
+        """Resource version and row of each job."""
+        self._kept: deque[News] = deque()
+        self._bytes = 0
+        self._first = 0
+        """The place of the first change that is kept; places count from the feed's beginning."""
+        self._floor = 0
+        """The resource version after which every change is kept."""
+        self._version = 0
+        self._listed = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._failure: KubeError | None = None
+        self.readers = 0
+        self._task = asyncio.create_task(self._run(), name=f"feed {namespace}")
+        self._task.add_done_callback(self._ended)
+
+    async def ready(self) -> None:
+        """Wait until the feed knows every job.
+
+        Raises:
+            Refusal: it cannot.
+        """
+        try:
+            async with asyncio.timeout(15):
+                await self._listed.wait()
+        except TimeoutError:
+            raise unavailable("the Kubernetes API does not list the jobs; try again") from None
+        if isinstance(self._failure, ForbiddenError):
+            raise forbidden(f"the server itself may not watch the jobs of namespace {self._namespace!r}")
+        if self._failure is not None:
+            raise unavailable("the Kubernetes API does not list the jobs; try again")
+
+    @property
+    def alive(self) -> bool:
+        """Whether changes still come."""
+        return not self._task.done()
+
+    async def close(self) -> None:
+        """End, and tell the readers."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._wake()
+
+    async def follow(self, *, since: int | None, seconds: float, rows: bool = True) -> AsyncIterator[News]:
+        """Everything there is, then changes; or only the changes after a version, where they are kept.
+
+        Args:
+            since: the version up to which a reader has seen everything; None for a new one.
+            seconds: after which it ends.
+            rows: whether to tell of every job there is, and not only that changes follow.
+        """
+        due = time.monotonic() + seconds
+        place = self._place_after(since)
+        if place is None and since is not None:
+            yield News(Kind.RESET)
+        while self.alive and time.monotonic() < due:
+            if place is None or place < self._first:
+                if place is not None:
+                    yield News(Kind.RESET)
+                # The place, the version and what is known belong together: no await between them.
+                place, version = self._end, self._version
+                everything = [*self._known.items()] if rows else []
+                for name, (_, row) in everything:
+                    yield News(Kind.ADDED, name=name, row=row)
+                yield News(Kind.SYNCED, version=version)
+                continue
+            if place < self._end:
+                news = self._kept[place - self._first]
+                place += 1
+                yield news
+                continue
+            await self._wait(due)
+
+    @property
+    def _end(self) -> int:
+        return self._first + len(self._kept)
+
+    def _place_after(self, since: int | None) -> int | None:
+        if since is None or not self._floor <= since <= self._version:
+            return None
+        newer = sum((news.version or 0) > since for news in self._kept)
+        return self._end - newer
+
+    async def _wait(self, due: float) -> None:
+        changed = self._changed
+        try:
+            async with asyncio.timeout(max(0.0, due - time.monotonic())):
+                await changed.wait()
+        except TimeoutError:
+            return
+
+    async def _run(self) -> None:
+        listed, pause = False, _BACKOFF_SECONDS[0]
+        while True:
+            try:
+                if not listed:
+                    await self._list()
+                    listed, pause = True, _BACKOFF_SECONDS[0]
+                    self._listed.set()
+                begun = time.monotonic()
+                async for change in watch(
+                    self._kube, VIDEO_TRAINING_JOBS, namespace=self._namespace, version=str(self._version)
+                ):
+                    self._take(change)
+                # A watch that ends at once must not be begun a thousand times a second.
+                await asyncio.sleep(max(0.0, begun + _LEAST_SECONDS - time.monotonic()))
+            except GoneError:
+                listed = False
+            except KubeError as error:
+                if not self._listed.is_set():
+                    self._failure = error
+                    self._listed.set()
+                    return
+                logger.warning("watch broken", extra={"namespace": self._namespace, "error": str(error)})
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _BACKOFF_SECONDS[1])
+
+    async def _list(self) -> None:
+        token, known = "", dict[str, tuple[int, str]]()
+        while True:
+            page = await self._kube.page(VIDEO_TRAINING_JOBS, namespace=self._namespace, token=token)
+            known |= {job["metadata"]["name"]: (_version_of(job), _row(job)) for job in page.items}
+            token = page.token
+            if not token:
+                break
+        # What happened between the last change and this list is not known: everybody's place is gone.
+        self._first, self._bytes = self._end + 1, 0
+        self._kept.clear()
+        self._known = known
+        self._floor = self._version = int(page.resource_version or 0)
+        self._wake()
+
+    def _take(self, change: Change) -> None:
+        if change.kind == "BOOKMARK":
+            self._version = max(self._version, change.version)
+            return
+        self._append(
+            News(
+                Kind(change.kind.lower()),
+                version=change.version,
+                name=change.obj["metadata"]["name"],
+                row=_row(change.obj),
+                job=json.dumps(whole(change.obj)),
+            )
+        )
+
+    def _append(self, news: News) -> None:
+        assert news.version is not None
+        if news.kind is Kind.DELETED:
+            self._known.pop(news.name, None)
+        else:
+            self._known[news.name] = (news.version, news.row)
+        self._kept.append(news)
+        self._bytes += news.size
+        self._version = max(self._version, news.version)
+        while len(self._kept) > KEPT_CHANGES or self._bytes > KEPT_BYTES:
+            gone = self._kept.popleft()
+            self._bytes -= gone.size
+            self._first += 1
+            self._floor = gone.version or self._floor
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("feed broken", exc_info=task.exception(), extra={"namespace": self._namespace})
+        self._wake()
+
+
+class Feeds:
+    """The feeds that somebody reads, or read a moment ago."""
+
+    def __init__(self, kube: Kube, *, linger: float = LINGER_SECONDS) -> None:
+        self._kube = kube
+        self._linger = linger
+        self._feeds: dict[str, Feed] = {}
+        self._closing: set[asyncio.Future[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    async def of(self, namespace: str) -> Feed:
+        """The feed of a namespace, which knows every job of it.
+
+        Raises:
+            Refusal: 403 or 503, it cannot know them.
+        """
+        feed = self._feeds.get(namespace)
+        if feed is None or not feed.alive:
+            feed = self._feeds[namespace] = Feed(self._kube, namespace)
+            self._end_later(namespace, feed)
+        await feed.ready()
+        return feed
+
+    @asynccontextmanager
+    async def reading(self, namespace: str, feed: Feed) -> AsyncIterator[None]:
+        """Keep a feed alive."""
+        feed.readers += 1
+        try:
+            yield
+        finally:
+            feed.readers -= 1
+            self._end_later(namespace, feed)
+
+    async def close(self) -> None:
+        """End every feed, and with them their readers."""
+        feeds, self._feeds = [*self._feeds.values()], {}
+        await asyncio.gather(*(feed.close() for feed in feeds))
+
+    def _end_later(self, namespace: str, feed: Feed) -> None:
+        if not feed.readers:
+            asyncio.get_running_loop().call_later(self._linger, self._end_idle, namespace, feed)
+
+    def _end_idle(self, namespace: str, feed: Feed) -> None:
+        if feed.readers or self._feeds.get(namespace) is not feed:
+            return
+        del self._feeds[namespace]
+        closing = asyncio.ensure_future(feed.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+
+def _row(job: Object) -> str:
+    return row_of(job).model_dump_json(by_alias=True)
+
+
+def _version_of(job: Mapping[str, Any]) -> int:
+    return int(job["metadata"]["resourceVersion"])

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One module a route, or two that belong together; found by name."""
+
+from fastapi import APIRouter
+
+from kinema_server.routes import (
+    actions,
+    artifacts,
+    diagnosis,
+    events,
+    jobs,
+    logs,
+    openapi,
+    plans,
+    posts,
+    probes,
+    progress,
+    stages,
+    watches,
+)
+
+# A watch comes before a job: its path would be that of a job named watch.
+ROUTERS: tuple[APIRouter, ...] = tuple(
+    module.router
+    for module in (
+        watches,
+        jobs,
+        stages,
+        progress,
+        artifacts,
+        diagnosis,
+        events,
+        logs,
+        actions,
+        plans,
+        posts,
+        openapi,
+        probes,
+    )
+)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs as they change: told once upstream, and to every reader."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.unit.kube.fake import status
+from tests.unit.server.conftest import JOB, World
+from tests.unit.server.conftest import until as conditions
+from tests.unit.server.upstream import Event, Watched, events, job, until
+
+pytestmark = [pytest.mark.unit, pytest.mark.anyio]
+
+TEAM = "/v1alpha1/namespaces/team/videotrainingjobs/watch"
+ONE = "/v1alpha1/namespaces/team/videotrainingjobs/wan/watch"
+
+
+@asynccontextmanager
+async def reading(world: World, path: str = TEAM, *, last: str = "") -> AsyncIterator[AsyncIterator[Event]]:
+    headers = {"Authorization": "Bearer good", **({"Last-Event-ID": last} if last else {})}
+    async with world.client.stream("GET", path, headers=headers, timeout=20) as answer:
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+        yield events(answer)
+
+
+async def test_what_there_is_comes_first_then_what_changes(world: World) -> None:
+    watched = Watched(world.fake)
+    watched.show(job("wan", 5, phase="Running"), job("cog", 7))
+    async with reading(world) as stream:
+        first = await until(stream, "synced")
+        assert [(event.kind, event.id) for event in first] == [("added", ""), ("added", ""), ("synced", "10")]
+        assert first[0].json["phase"] == "Running"
+        watched.tell("MODIFIED", job("wan", 11, phase="Succeeded"))
+        watched.tell("DELETED", job("cog", 12))
+        modified, deleted = await until(stream, "deleted")
+        assert (modified.id, modified.json["phase"]) == ("11", "Succeeded")
+        assert (deleted.id, deleted.json["name"]) == ("12", "cog")
+
+
+async def test_readers_share_one_watch_and_hear_every_event(world: World) -> None:
+    watched = Watched(world.fake)
+    versions = range(11, 31)
+
+    async def read() -> list[str]:
+        async with reading(world) as stream:
+            await until(stream, "synced")
+            ready.release()
+            return [event.id for event in await until(stream, "deleted")]
+
+    ready = asyncio.Semaphore(0)
+    readers = [asyncio.create_task(read()) for _ in range(20)]
+    async with asyncio.timeout(20):
+        for _ in readers:
+            await ready.acquire()
+    for version in versions:
+        watched.tell("MODIFIED", job("wan", version))
+    watched.tell("DELETED", job("wan", 31))
+    assert await asyncio.gather(*readers) == [[*map(str, versions), "31"]] * len(readers)
+    assert watched.begun == 1
+    assert len(world.fake.sent("POST", "tokenreviews")) == 1
+
+
+async def test_a_reader_goes_on_after_the_last_event_that_it_saw(world: World) -> None:
+    watched = Watched(world.fake)
+    async with reading(world) as stream:
+        await until(stream, "synced")
+        for version in (11, 12, 13):
+            watched.tell("MODIFIED", job("wan", version))
+        watched.tell("ADDED", job("cog", 14))
+        await until(stream, "added")
+    async with reading(world, last="12") as stream:
+        assert [event.id for event in await until(stream, "added")] == ["13", "14"]
+    assert watched.begun == 1
+
+
+@pytest.mark.parametrize("last", ["3", "999999", "yesterday"])
+async def test_a_place_that_is_not_kept_begins_anew(world: World, last: str) -> None:
+    watched = Watched(world.fake)
+    watched.show(job("wan", 5))
+    async with reading(world, last=last) as stream:
+        assert [event.kind for event in await until(stream, "synced")] == ["reset", "added", "synced"]
+
+
+async def test_a_version_that_the_api_server_forgot_begins_anew(world: World) -> None:
+    watched = Watched(world.fake)
+    watched.show(job("wan", 5))
+    async with reading(world) as stream:
+        await until(stream, "synced")
+        watched.version = 90
+        watched.show(job("cog", 80))
+        await conditions("nobody watches", lambda: bool(watched.watchers))
+        watched.tell("ERROR", status(410, "Expired", "too old resource version"))
+        again = await until(stream, "synced")
+        assert [(event.kind, event.id) for event in again] == [("reset", ""), ("added", ""), ("synced", "90")]
+        assert again[1].json["name"] == "cog"
+
+
+async def test_a_watch_that_ends_is_begun_again_where_it_was(world: World) -> None:
+    watched = Watched(world.fake)
+    async with reading(world) as stream:
+        await until(stream, "synced")
+        watched.tell("MODIFIED", job("wan", 11))
+        await until(stream, "modified")
+        watched.stop()
+        watched.tell("DELETED", job("wan", 12))
+        await until(stream, "deleted")
+    begun = [request for request in world.fake.sent("GET") if request.query.get("watch")]
+    assert [request.query["resourceVersion"] for request in begun] == ["10", "11"]
+
+
+async def test_one_job_comes_whole_and_ends_with_its_deletion(world: World) -> None:
+    watched = Watched(world.fake)
+    world.fake.objects[JOB]["status"] = {"phase": "Running"}
+    async with reading(world, ONE) as stream:
+        first = await until(stream, "synced")
+        assert [event.kind for event in first] == ["added", "synced"]
+        assert first[0].json["status"] == {"phase": "Running"}
+        watched.tell("MODIFIED", job("other", 11))
+        watched.tell("MODIFIED", job("wan", 12, phase="Failed"))
+        watched.tell("DELETED", job("wan", 13))
+        rest = await until(stream, "end")
+        assert [(event.kind, event.id) for event in rest] == [("modified", "12"), ("deleted", "13"), ("end", "")]
+        assert rest[0].json["status"]["phase"] == "Failed"
+
+
+async def test_who_may_not_watch_hears_nothing(world: World) -> None:
+    Watched(world.fake)
+    world.allowed = False
+    assert (await world.get(TEAM)).status_code == 403
+    assert (await world.get(TEAM, token="bad")).status_code == 401
+    assert world.fake.sent("GET") == []
+
+
+async def test_a_job_that_is_not_there_cannot_be_watched(world: World) -> None:
+    Watched(world.fake)
+    assert (await world.get(ONE.replace("wan", "absent"))).status_code == 404
+
+
+async def test_a_namespace_that_the_server_may_not_read_is_named(world: World) -> None:
+    world.fake.hooks.insert(
+        0, lambda request: (403, status(403, "Forbidden", "no")) if request.method == "GET" else None
+    )
+    answer = await world.get(TEAM)
+    assert answer.status_code == 403
+    assert "the server itself" in answer.json()["detail"]
