@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from kinema_cli.commands import jobs, local, steer
+from kinema_cli.commands import jobs, local, look, steer
 from kinema_cli.errors import CommandError
 
 PLUGIN = "kubectl-kinema"
@@ -36,11 +36,15 @@ for _name, _function in (
     ("submit", jobs.submit),
     ("list", jobs.list_jobs),
     ("get", jobs.get),
+    ("logs", look.logs),
     ("why", jobs.why),
+    ("plan", look.plan),
     ("suspend", steer.suspend),
     ("resume", steer.resume),
     ("cancel", steer.cancel),
     ("retry", steer.retry),
+    ("models", look.models),
+    ("pools", look.pools),
     ("run", local.run),
     ("gc", local.gc),
 ):

@@ -83,7 +83,7 @@ def cause(job: Raw) -> Cause | None:
 
 def _split(diagnosis: str, status: Mapping[str, Any]) -> Cause:
     """The operator's sentence is the cause, which it says elsewhere too, and after that the fix."""
-    stage = next((s for s in status.get("stages") or [] if s["name"] == status.get("stage")), {})
+    stage: Mapping[str, Any] = next((s for s in status.get("stages") or [] if s["name"] == status.get("stage")), {})
     said = [str(status.get("message") or ""), f"{stage.get('name')} {stage.get('message')}"]
     for what in sorted((text.rstrip(" .;") for text in said if text), key=len, reverse=True):
         if diagnosis.startswith(f"{what}; "):
@@ -101,7 +101,7 @@ def _fine(job: Raw) -> str:
 def _log(job: Raw) -> list[str]:
     """The end of the log of the attempt that failed last."""
     status = job.get("status") or {}
-    stage = next((s for s in status.get("stages") or [] if s["name"] == status.get("stage")), {})
+    stage: Mapping[str, Any] = next((s for s in status.get("stages") or [] if s["name"] == status.get("stage")), {})
     attempts = stage.get("attempts") or []
     if not attempts or attempts[-1]["state"] != "Failed":
         return []
@@ -130,7 +130,9 @@ def when(event: Raw) -> str:
 def following(job: Raw, options: str = "") -> Iterator[str]:
     """Commands that help from here."""
     status, name = job.get("status") or {}, name_of(job)
-    stage = next((s for s in status.get("stages") or [] if s["name"] == status.get("stage")), None)
+    stage: Mapping[str, Any] | None = next(
+        (s for s in status.get("stages") or [] if s["name"] == status.get("stage")), None
+    )
     reasons = {c["reason"] for c in status.get("conditions") or []}
     phase = phase_of(job)
     if not status:
