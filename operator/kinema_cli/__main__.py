@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from kinema_cli.commands import jobs, local, look, steer
+from kinema_cli.commands import care, jobs, local, look, steer
 from kinema_cli.errors import CommandError
 
 PLUGIN = "kubectl-kinema"
@@ -45,6 +45,7 @@ for _name, _function in (
     ("retry", steer.retry),
     ("models", look.models),
     ("pools", look.pools),
+    ("doctor", care.doctor),
     ("run", local.run),
     ("gc", local.gc),
 ):

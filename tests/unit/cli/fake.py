@@ -130,7 +130,7 @@ class FakeApi:
         return web.json_response(body, status=code)
 
     def _answer(self, request: Request) -> Answer:
-        if request.path.endswith("/selfsubjectaccessreviews"):
+        if request.path.endswith("/selfsubjectaccessreviews") and request.method == "POST":
             wanted = request.body["spec"]["resourceAttributes"]
             plural = "/".join(filter(None, (wanted["resource"], wanted.get("subresource"))))
             return 201, {"status": {"allowed": (wanted["verb"], plural) not in self.denied}}
