@@ -47,6 +47,9 @@ ANNOTATION_PROFILE = f"{GROUP}/profile"
 HEADER_PROFILE = "Kinema-Profile"
 """The header by which the server's answer to a progress post passes that annotation on."""
 
+HEADER_TOKEN = "Kinema-Token"
+"""The header that carries a caller's token through the API server's proxy, which takes `Authorization` away."""
+
 PROGRESS_AUDIENCE = "progress.kinema.dev"
 
 CONTAINER = "pytorch"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from kinema_cli.commands import care, jobs, local, look, steer
+from kinema_cli.commands import care, jobs, local, look, results, steer
 from kinema_cli.errors import CommandError
 
 PLUGIN = "kubectl-kinema"
@@ -43,6 +43,8 @@ for _name, _function in (
     ("resume", steer.resume),
     ("cancel", steer.cancel),
     ("retry", steer.retry),
+    ("loss", results.loss),
+    ("samples", results.samples),
     ("models", look.models),
     ("pools", look.pools),
     ("doctor", care.doctor),

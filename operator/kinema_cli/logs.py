@@ -58,7 +58,7 @@ def logs(where: Where, name: str, wanted: Wanted) -> int:
     async def work(kube: Kube) -> int:
         job = await find_job(kube, name, namespace=namespace)
         stage, attempt = attempt_of(job, stage=wanted.stage, attempt=wanted.attempt)
-        pods = await _pods(kube, job, stage=stage, attempt=attempt["number"], follow=wanted.follow)
+        pods = await pods_of(kube, job, stage=stage, attempt=attempt["number"], follow=wanted.follow)
         if not pods:
             return _kept(stage, attempt)
         chosen = pods if wanted.everyone else [_of_rank(pods, wanted.rank, stage)]
@@ -136,7 +136,7 @@ def attempt_of(job: Object, *, stage: str | None, attempt: int | None) -> tuple[
     return found["name"], chosen
 
 
-async def _pods(kube: Kube, job: Object, *, stage: str, attempt: int, follow: bool) -> Objects:
+async def pods_of(kube: Kube, job: Object, *, stage: str, attempt: int, follow: bool = False) -> Objects:
     """The pods of an attempt, rank by rank; while one follows they are waited for."""
     metadata = job["metadata"]
     labels = {LABEL_JOB_UID: metadata["uid"], LABEL_STAGE: stage, LABEL_ATTEMPT: str(attempt)}

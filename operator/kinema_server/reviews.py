@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 from cachetools import TTLCache
 from fastapi import Request
 
+from kinema_api.names import HEADER_TOKEN
 from kinema_kube import Kube
 from kinema_kube.resources import SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS
 from kinema_server.refusal import Refusal, forbidden, unauthorized
@@ -93,8 +94,8 @@ def bearer_token(request: Request) -> str:
         Refusal: 401, there is none.
     """
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    token = token.strip()
-    if scheme.lower() != "bearer" or not token:
+    token = token.strip() if scheme.lower() == "bearer" else request.headers.get(HEADER_TOKEN, "").strip()
+    if not token:
         raise unauthorized("no token: send the header Authorization: Bearer TOKEN")
     if len(token) > _TOKEN_LIMIT:
         raise unauthorized(f"the token is longer than {_TOKEN_LIMIT} bytes")
