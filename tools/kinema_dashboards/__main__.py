@@ -1,24 +1,110 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m kinema_dashboards`: write dashboards, rules and their pages; with `check`, only say what is stale."""
+"""The command `tools/dashboards`."""
 
 from __future__ import annotations
 
+import argparse
 import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
 from kinema_dashboards import files
 
+PICTURES = files.ROOT / "docs" / "dashboards"
 
-def main(arguments: list[str]) -> int:
-    if arguments == ["check"]:
-        stale = files.stale()
-        for path in stale:
-            print(f"stale: {path}; run tools/dashboards")
-        return 1 if stale else 0
-    if arguments:
-        print("usage: tools/dashboards [check]", file=sys.stderr)
-        return 2
+
+def main(arguments: Sequence[str]) -> int:
+    """Run it; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.what == "check":
+        return _check()
+    if options.what == "silent":
+        return _silent(options)
+    if options.what == "sheets":
+        return _sheets(options)
     for path in files.write():
         print(f"wrote {path}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tools/dashboards", description="Dashboards, alerts, and the pages on them.")
+    what = parser.add_subparsers(dest="what", metavar="what")
+    what.add_parser("write", help="write dashboards, rules and pages (what it does when nothing is said)")
+    what.add_parser("check", help="only say what is stale")
+    silent = what.add_parser("silent", help="the queries to which a Prometheus has no data")
+    sheets = what.add_parser("sheets", help="draw what a Prometheus answers to each panel")
+    for command in (silent, sheets):
+        command.add_argument("--namespace", default="team", help="of the job")
+        command.add_argument("--job", default="wan", help="the VideoTrainingJob")
+        command.add_argument("--range", type=float, default=10.0, metavar="MINUTES", help="time that is looked at")
+    silent.add_argument("--prometheus", required=True, metavar="URL")
+    sheets.add_argument("--prometheus", metavar="URL", help="without it a rehearsal of made-up jobs is scraped")
+    sheets.add_argument("--out", type=Path, default=PICTURES, metavar="FOLDER")
+    return parser
+
+
+def _values(options: argparse.Namespace) -> dict[str, str]:
+    window = f"{max(1, round(options.range * 60))}s"
+    return {"namespace": options.namespace, "vtj": options.job, "job": ".+", "instance": ".+",
+            "__rate_interval": "1m", "__range": window}  # fmt: skip
+
+
+def _check() -> int:
+    stale = files.stale()
+    for path in stale:
+        print(f"stale: {path}; run tools/dashboards")
+    return 1 if stale else 0
+
+
+def _silent(options: argparse.Namespace) -> int:
+    from kinema_dashboards.live import Prometheus, silent
+
+    found = silent(Prometheus(options.prometheus), _values(options))
+    for item in found:
+        print(f"{'excused' if item.excused else 'silent '}  {item.where}: {item.expr}")
+    missing = [item for item in found if not item.excused]
+    print(f"{len(missing)} queries without data, and {len(found) - len(missing)} that only accelerators answer")
+    return 1 if missing else 0
+
+
+def _sheets(options: argparse.Namespace) -> int:
+    from kinema_dashboards import sheet
+    from kinema_dashboards.build import BOARDS
+    from kinema_dashboards.live import Prometheus
+
+    if options.prometheus is None:
+        return _rehearsed(options)
+    end = time.time()
+    span = sheet.Span(end - 60 * options.range, end)
+    caption = time.strftime("%Y-%m-%d, from a running Prometheus", time.gmtime(end))
+    for path in sheet.write(
+        BOARDS, Prometheus(options.prometheus), span, _values(options), options.out, caption=caption
+    ):
+        print(f"wrote {path}")
+    return 0
+
+
+def _rehearsed(options: argparse.Namespace) -> int:
+    """Let the made-up jobs move for the time that is asked for, and draw what a Prometheus saw of it."""
+    from kinema_dashboards import live, programs, scene, sheet
+    from kinema_dashboards.build import BOARDS
+
+    begun = time.time()
+    with (
+        tempfile.TemporaryDirectory(prefix="kinema-dashboards-") as name,
+        scene.served() as (moving, targets),
+        live.running(programs.ensure(), Path(name), targets) as prometheus,
+    ):
+        while time.time() < begun + 60 * options.range:
+            moving.tick()
+            time.sleep(1.0)
+        caption = "a rehearsal: made-up jobs, scraped by a real Prometheus"
+        span = sheet.Span(begun, time.time())
+        for path in sheet.write(BOARDS, prometheus, span, scene.VALUES, options.out, caption=caption):
+            print(f"wrote {path}")
     return 0
 
 
