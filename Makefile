@@ -61,6 +61,10 @@ crds: setup ## Write the CRDs from the models, and the chart's copies
 	kinema-crds crds
 	$(PY) tools/chart_sync.py
 
+.PHONY: dashboards
+dashboards: setup ## Write dashboards, rules and the pages about metrics and alerts from their Python
+	tools/dashboards
+
 ##@ Images and cluster
 .PHONY: images
 images: setup ## Build the images (PUSH=registry.example.com/kinema pushes them, IMAGES="stage" picks)
@@ -97,6 +101,10 @@ test-mutation: setup ## Tests of `plan` and `decide` must see 90 % of all small 
 test-chart: programs ## What the chart renders and refuses
 	$(PYTEST) tests/chart
 
+.PHONY: test-prometheus
+test-prometheus: setup ## Rules by promtool; a real Prometheus has data for every panel
+	$(PYTEST) tests/prometheus
+
 .PHONY: test-parity
 test-parity: setup ## Layouts train as one process does; the other layouts, and what is broken on purpose: `test-all`
 	$(PYTEST) -m "not slow" tests/parity
@@ -118,7 +126,7 @@ test-cluster: programs images ## Against the full local cluster, with real conta
 	$(PYTEST) -m "not slow" tests/cluster
 
 .PHONY: test
-test: lint test-unit test-coverage test-parity test-chart test-local test-controlplane test-cluster ## All that must pass before a change lands
+test: lint test-unit test-coverage test-parity test-chart test-prometheus test-local test-controlplane test-cluster ## All that must pass before a change lands
 
 .PHONY: test-all
 test-all: test test-mutation ## `test`, and the slow tests too
