@@ -14,6 +14,7 @@ from tests.chart.conftest import VALUES, Object, Render, named, of_kind
 
 HOME = "kinema-system"
 STAGE = {MANAGED_BY: MANAGER, LABEL_JOB: "wan", LABEL_STAGE: "train"}
+READER_PORT = 8081
 API_SERVER, ELSEWHERE, STORE = "10.0.0.1", "203.0.113.9", "192.0.2.7"
 Place = tuple[str, Mapping[str, str]]
 """A pod: its namespace and labels. Or an address, with no labels."""
@@ -86,6 +87,18 @@ def test_a_stage_posts_its_progress(closed: list[Object]) -> None:
     assert not connects(closed, stage, pod_of(closed, "operator"), 9090)
 
 
+def test_the_server_asks_the_pod_that_reads_a_workspace(closed: list[Object]) -> None:
+    server, reader = pod_of(closed, "server"), ("team-a", STAGE)
+    assert connects(closed, server, reader, READER_PORT)
+    assert not connects(closed, pod_of(closed, "operator"), reader, READER_PORT)
+    assert not connects(closed, ("team-a", {"app": "notebook"}), reader, READER_PORT)
+
+
+def test_the_doctor_reaches_the_server(closed: list[Object]) -> None:
+    doctor = named(closed, "Pod", "kinema-doctor")["metadata"]["labels"]
+    assert connects(closed, (HOME, doctor), pod_of(closed, "server"), 8443)
+
+
 def test_a_gang_meets_on_any_port_and_nobody_else_joins(closed: list[Object]) -> None:
     stage, stranger = ("team-a", STAGE), ("team-a", {"app": "notebook"})
     assert connects(closed, stage, ("team-a", {**STAGE, LABEL_STAGE: "sample"}), 29500)
@@ -125,6 +138,7 @@ def test_only_clients_ask_the_server(closed: list[Object]) -> None:
     server = pod_of(closed, "server")
     assert passes(closed, "Ingress", server, ("ingress-nginx", {"app": "ingress"}), 8443)
     assert passes(closed, "Ingress", server, ("10.1.2.3", {}), 8443), "a pod on the host's network"
+    assert passes(closed, "Ingress", server, (API_SERVER, {}), 8443), "the API server's proxy"
     assert not passes(closed, "Ingress", server, ("default", {"app": "x"}), 8443)
 
 
@@ -136,4 +150,5 @@ def test_with_nobody_listed_everybody_may_ask(render: Render) -> None:
     assert passes(objects, "Ingress", server, anybody, 9090)
     assert passes(objects, "Egress", server, (API_SERVER, {}), 443)
     assert not passes(objects, "Egress", server, anybody, 80)
+    assert not passes(objects, "Egress", server, anybody, READER_PORT), "readers alone listen there for the server"
     assert not passes(objects, "Ingress", pod_of(objects, "operator"), anybody, 8443)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from kinema_demo.install import CHART, ROOT
 
+from kinema_cli.checks import RIGHTS
 from kinema_operator.settings import Settings
 from kinema_operator.tls import server_names
 from kinema_server.settings import load_settings
@@ -247,6 +248,28 @@ def test_with_watched_namespaces_no_right_on_jobs_reaches_further(render: Render
         assert there == {"team-a", "team-b"}
 
 
+def test_the_server_starts_pods_only_where_it_may_read_workspaces(render: Render) -> None:
+    def on_pods(values: str) -> set[tuple[str, str]]:
+        return {
+            (scope, verb)
+            for scope, resource, verb in rights(render(VALUES[values]), "kinema-server")
+            if resource == "pods"
+        }
+
+    wanted = {"get", "list", "create", "delete"}
+    assert on_pods("watch-namespaces") == {(space, verb) for space in ("team-a", "team-b") for verb in wanted}
+    assert on_pods("fewest-rights") == {("team-a", "get"), ("team-a", "list")}
+
+
+def test_every_user_reaches_the_server_through_the_api_server_unless_told_otherwise(render: Render) -> None:
+    objects = render({})
+    (rule,) = named(objects, "Role", "kinema-server-proxy")["rules"]
+    service = named(objects, "Service", "kinema-server")
+    (port,) = service["spec"]["ports"]
+    assert rule["resourceNames"] == [f"https:{service['metadata']['name']}:{port['name']}"]
+    assert not [item for item in render(VALUES["fewest-rights"]) if item["metadata"]["name"] == "kinema-server-proxy"]
+
+
 def test_the_crds_are_those_of_the_models(render: Render) -> None:
     rendered = {item["metadata"]["name"]: item for item in render({}) if item["kind"] == "CustomResourceDefinition"}
     sources = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]
@@ -330,6 +353,18 @@ def test_the_test_of_the_release_is_the_doctor(render: Render) -> None:
     for item in objects:
         if item["metadata"]["name"] == "kinema-doctor" and item is not pod:
             assert item["metadata"]["annotations"]["helm.sh/hook"] == "test", "its rights end with the test"
+
+
+def test_the_doctor_may_look_at_all_that_it_checks(render: Render) -> None:
+    objects = render({}, namespace="mine")
+    held = rights(objects, "kinema-doctor")
+    assert {("*", "customresourcedefinitions", "get"), ("*", "nodes", "list"), ("mine", "leases", "get")} <= held
+    home = {(resource, verb) for scope, resource, verb in held if scope == "mine"}
+    for right in RIGHTS:
+        resource = "/".join(filter(None, (right.resource, right.subresource)))
+        assert (resource, right.verb) in home or ("*", resource, right.verb) in held, right
+    (container,) = named(objects, "Pod", "kinema-doctor")["spec"]["containers"]
+    assert {"name": "KINEMA_SYSTEM_NAMESPACE", "value": "mine"} in container["env"]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

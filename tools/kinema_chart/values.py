@@ -70,6 +70,9 @@ class Rbac(Model):
 
     aggregate: bool = True
     """Let the built-in roles view, edit and admin speak about jobs as well."""
+    server_proxy: bool = True
+    """Let every user of the cluster reach the server through the API server's proxy, as the command line does. The
+    server asks for a token of theirs anyway."""
 
 
 class ApiServer(Model):
@@ -78,7 +81,7 @@ class ApiServer(Model):
     ports: list[Port] = Field(default_factory=lambda: [443, 6443])
     """Its ports: the Service's and its own, for plugins look at either."""
     cidrs: list[str] = Field(default_factory=list)
-    """Its addresses, for instance [10.0.0.1/32]; any when empty."""
+    """Its addresses, for instance [10.0.0.1/32]; any when empty. Its proxy reaches the server from there."""
 
 
 class StageNetwork(Model):

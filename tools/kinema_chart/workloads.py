@@ -138,6 +138,9 @@ class Server(Workload):
 
     settings: ServerTuning = Field(default_factory=ServerTuning)
     """The server's own settings."""
+    readers: bool = True
+    """Let it start the pods that read workspaces, with their job's account and volumes. Without that right on pods
+    there is no history and there are no samples."""
     tls: Tls = Field(default_factory=Tls)
     """Its certificate."""
     service: Service = Field(default_factory=Service)
