@@ -57,7 +57,7 @@ lock: setup ## Write the hashed requirements locks from their .in files (UPGRADE
 	tools/lock $(if $(UPGRADE),--upgrade)
 
 .PHONY: crds
-crds: setup ## Write the CRDs from the models, and the chart's copies
+crds: setup ## Write the CRDs from the models, and the chart's values, schema and README
 	kinema-crds crds
 	$(PY) tools/chart_sync.py
 

@@ -16,6 +16,7 @@ from kinema_chart.values import Values
 WIDTH = 112
 BEGIN, END = "<!-- values: written from tools/kinema_chart -->", "<!-- end of values -->"
 HEAD = """\
+# yaml-language-server: $schema=values.schema.json
 # SPDX-License-Identifier: Apache-2.0
 # Written from tools/kinema_chart by `make crds`. A misspelt name is refused: values.schema.json is closed.
 """
