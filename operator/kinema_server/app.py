@@ -24,6 +24,7 @@ from kinema_server.description import describe
 from kinema_server.feeds import Feeds
 from kinema_server.limits import Limiter
 from kinema_server.problems import answer
+from kinema_server.readers import Readers
 from kinema_server.refusal import Refusal, unavailable
 from kinema_server.reviews import Reviews
 from kinema_server.routes import ROUTERS
@@ -52,6 +53,7 @@ def create_app(settings: ServerSettings, connect: Callable[[], AbstractAsyncCont
             finally:
                 services.closing.set()
                 await services.feeds.close()
+                await services.readers.close()
                 await services.writer.close()
 
     # No pages of documentation: nothing but probes is answered without a token.
@@ -77,6 +79,12 @@ def _services(settings: ServerSettings, kube: Kube) -> Services:
         reviews=Reviews(kube, seconds=settings.review_seconds),
         limiter=Limiter(rate=settings.progress_per_second, burst=settings.progress_burst),
         feeds=Feeds(kube),
+        readers=Readers(
+            kube,
+            key=settings.key,
+            idle_seconds=settings.reader_idle_seconds,
+            wait_seconds=settings.reader_wait_seconds,
+        ),
     )
 
 

@@ -140,6 +140,12 @@ POST = {
         "lastUpdatedTime": _AT,
     }
 }
+HISTORY = {"step": 300, "series": [{"name": "loss", "steps": [1, 150, 300], "values": [0.91, 0.42, 0.3]}]}
+SAMPLES = {
+    "items": [
+        {"round": "final", "file": "00-seed1.mp4", "prompt": "a red kite over the sea", "seed": 1, "size": 1048576}
+    ]
+}
 LOG = "step 125 loss 0.1241\nstep 126 loss 0.1235\n"
 LOG_EVENTS = f'event: line\nid: {_AT}/1\ndata: step 126 loss 0.1235\n\nevent: end\ndata: {{"reason": "..."}}\n\n'
 WATCH = f"event: added\ndata: {json.dumps(ROW)}\n\nevent: synced\nid: 4711\ndata: {{}}\n\n"

@@ -13,6 +13,7 @@ from kinema_api.base import DNS_SUBDOMAIN
 from kinema_kube import Kube
 from kinema_server.feeds import Feeds
 from kinema_server.limits import Limiter
+from kinema_server.readers import Readers
 from kinema_server.reviews import Reviews
 from kinema_server.settings import ServerSettings
 from kinema_server.verdicts import Verdicts
@@ -30,6 +31,7 @@ class Services:
     reviews: Reviews
     limiter: Limiter
     feeds: Feeds
+    readers: Readers
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server goes down: what goes on for long ends."""
 

@@ -119,4 +119,11 @@ def wire(event: ServerSentEvent) -> bytes:
 
 def documented_stream(description: str, example: str) -> dict[str, Any]:
     """The response of a stream, for its documentation."""
-    return {"description": description, "content": {MEDIA_TYPE: {"schema": {"type": "string"}, "example": example}}}
+    return {"description": description, "content": {MEDIA_TYPE: events_like(example)}}
+
+
+def events_like(example: str) -> dict[str, Any]:
+    """The content of a stream (OpenAPI 3.2, Server-Sent Events)."""
+    fields = {name: {"type": "string"} for name in ("data", "event", "id")}
+    retry = {"retry": {"type": "integer", "minimum": 0}}
+    return {"itemSchema": {"type": "object", "properties": {**fields, **retry}}, "example": example}

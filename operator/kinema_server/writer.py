@@ -223,7 +223,8 @@ class Writer:
         # The version binds the write to the job that was read. The uid alone would not: of a body for the status of a
         # custom resource the API server takes the status only, so that a new job of the same name would get it.
         identity = {key: job["metadata"][key] for key in ("namespace", "name", "resourceVersion")}
-        body = {"metadata": identity, "status": {"progress": with_loss(progress, job).wire()}}
+        shown = with_steps(with_loss(progress, job), job)
+        body = {"metadata": identity, "status": {"progress": shown.wire()}}
         await self._kube.apply(VIDEO_TRAINING_JOBS, body, manager=FIELD_MANAGER, force=True, subresource="status")
 
 
@@ -237,6 +238,18 @@ def with_loss(progress: Progress, job: Mapping[str, Any]) -> Progress:
     """`progress` with the loss that the job showed last: later stages have none, and the user still wants to see it."""
     shown = ((job.get("status") or {}).get("progress") or {}).get("loss")
     return progress if progress.loss is not None or not shown else progress.model_copy(update={"loss": shown})
+
+
+def with_steps(progress: Progress, job: Mapping[str, Any]) -> Progress:
+    """`progress` with the steps that its attempt told before: the last post of transformers has none."""
+    shown = (job.get("status") or {}).get("progress") or {}
+    if progress.total_steps is not None or (shown.get("stage"), shown.get("attempt")) != _attempt(progress):
+        return progress
+    total, step = shown.get("totalSteps"), shown.get("step")
+    last = total if progress.percentage >= 100 else step
+    return progress.model_copy(
+        update={"total_steps": total, "step": progress.step if progress.step is not None else last}
+    )
 
 
 def _gone(lane: _Lane) -> Refusal:

@@ -24,7 +24,7 @@ from kinema_server.lookup import attempt_of, find_job, find_pod
 from kinema_server.problems import documented
 from kinema_server.refusal import Refusal
 from kinema_server.services import JobName, Namespace, Services, Shared
-from kinema_server.streams import MEDIA_TYPE, RETRY_MILLISECONDS, LastEventId, Leash, encoded, end
+from kinema_server.streams import MEDIA_TYPE, RETRY_MILLISECONDS, LastEventId, Leash, encoded, end, events_like
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def wanted(
             " `Last-Event-ID` to go on after it; `end` says why there are no more.",
             "content": {
                 "text/plain": {"schema": {"type": "string"}, "example": examples.LOG},
-                MEDIA_TYPE: {"schema": {"type": "string"}, "example": examples.LOG_EVENTS},
+                MEDIA_TYPE: events_like(examples.LOG_EVENTS),
             },
         },
     },

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends
@@ -93,7 +94,10 @@ class Manifest(Model):
 
 @router.post(
     "/namespaces/{namespace}/plan",
-    responses={**documented(), 200: {"content": {"application/json": {"example": examples.PLAN}}}},
+    responses={
+        **documented(HTTPStatus.BAD_REQUEST),
+        200: {"content": {"application/json": {"example": examples.PLAN}}},
+    },
 )
 async def plan_job(
     shared: Shared,

@@ -15,7 +15,7 @@ from kinema_api.names import Stage
 from kinema_api.status import Progress
 from kinema_server.figures import timestamp
 from kinema_server.refusal import Refusal
-from kinema_server.writer import Writer, delay, with_loss
+from kinema_server.writer import Writer, delay, with_loss, with_steps
 
 from tests.unit.kube.fake import Answer, FakeKube, Request, fake_kube, status
 from tests.unit.server.conftest import until
@@ -92,6 +92,18 @@ def test_the_last_loss_stays_in_sight_after_training() -> None:
     assert with_loss(progress(0, stage=Stage.EXPORT), job).loss == "0.1234"
     assert with_loss(progress(50).model_copy(update={"loss": "0.2"}), job).loss == "0.2"
     assert with_loss(progress(0), {}).loss is None
+
+
+def test_the_steps_of_an_attempt_stay_in_sight_where_a_post_has_none() -> None:
+    told = progress(50).model_copy(update={"step": 60, "total_steps": 120})
+    job = {"status": {"progress": told.wire()}}
+    shown = with_steps(progress(70), job)
+    assert (shown.step, shown.total_steps) == (60, 120)
+    shown = with_steps(progress(100), job)
+    assert (shown.step, shown.total_steps) == (120, 120)
+    assert with_steps(progress(100, attempt=2), job).total_steps is None
+    assert with_steps(progress(100).model_copy(update={"step": 9, "total_steps": 9}), job).step == 9
+    assert with_steps(progress(100), {}).step is None
 
 
 async def test_the_latest_post_is_written_when_the_interval_has_passed() -> None:
