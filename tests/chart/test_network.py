@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from kinema_api.names import LABEL_JOB, LABEL_STAGE, MANAGED_BY, MANAGER, METRICS_PORT
+from kinema_api.reading import READER_PORT
 
 from tests.chart.conftest import VALUES, Object, Render, named, of_kind
 
 HOME = "kinema-system"
 STAGE = {MANAGED_BY: MANAGER, LABEL_JOB: "wan", LABEL_STAGE: "train"}
-READER_PORT = 8081
 API_SERVER, ELSEWHERE, STORE = "10.0.0.1", "203.0.113.9", "192.0.2.7"
 Place = tuple[str, Mapping[str, str]]
 """A pod: its namespace and labels. Or an address, with no labels."""
