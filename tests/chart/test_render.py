@@ -45,6 +45,7 @@ def test_lint_has_nothing_to_say(helm: Helm, values: Values) -> None:
         ({"operator": {"settings": {"workers": 0}}}, "minimum: got 0, want 1"),
         ({"operator": {"settings": {"worker": 1}}}, "additional properties 'worker' not allowed"),
         ({"operator": {"settings": {"logLevel": "loud"}}}, "must be one of"),
+        ({"operator": {"settings": {"election": {"leaseSeconds": 9}}}}, "must be below renewSeconds, and that below"),
         ({"operator": {"replicas": "two"}}, "want integer"),
         ({"operator": {"resources": {"limits": {"memory": "1 GB"}}}}, "does not match pattern"),
         ({"server": {"settings": {"verdictSeconds": 61}}}, "maximum: got 61, want 60"),
