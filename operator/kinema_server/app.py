@@ -99,13 +99,14 @@ class Observer:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        code = int(HTTPStatus.INTERNAL_SERVER_ERROR)
+        code, streams = int(HTTPStatus.INTERNAL_SERVER_ERROR), False
 
         async def observed(message: Message) -> None:
-            nonlocal code
+            nonlocal code, streams
             if message["type"] == "http.response.start":
                 code = message["status"]
                 headers = MutableHeaders(scope=message)
+                streams = headers.get("Content-Type", "").startswith("text/event-stream")
                 headers.setdefault("Cache-Control", "no-store")
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
@@ -113,15 +114,17 @@ class Observer:
         try:
             await self._app(scope, receive, observed)
         finally:
-            _record(scope, code=code, seconds=time.perf_counter() - started)
+            _record(scope, code=code, seconds=time.perf_counter() - started, streams=streams)
 
 
-def _record(scope: Scope, *, code: int, seconds: float) -> None:
+def _record(scope: Scope, *, code: int, seconds: float, streams: bool) -> None:
     # The template and not the path: a label of each job would never be forgotten.
     route = getattr(scope.get("route"), "path", "unmatched")
     method = scope["method"] if route != "unmatched" else "any"
     metrics.REQUESTS.labels(method=method, route=route, code=str(code)).inc()
-    metrics.SECONDS.labels(method=method, route=route).observe(seconds)
+    if not streams:
+        # How long somebody watches says nothing about how quick the server is.
+        metrics.SECONDS.labels(method=method, route=route).observe(seconds)
     level = logging.DEBUG if code < HTTPStatus.BAD_REQUEST else logging.INFO
     client = scope.get("client") or ("", 0)
     logger.log(

@@ -39,7 +39,12 @@ _BODY = {"$ref": "#/components/schemas/ProgressPost"}
     dependencies=[Security(BEARER)],
     response_class=Response,
     responses={
-        **documented(HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+        **documented(
+            HTTPStatus.BAD_REQUEST,
+            HTTPStatus.CONFLICT,
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            HTTPStatus.TOO_MANY_REQUESTS,
+        ),
         200: {
             "description": "The post was taken; the answer echoes it.",
             "content": {"application/json": {"schema": _BODY, "example": examples.POST}},
