@@ -57,7 +57,15 @@ class NamespaceSelector(Shape):
 
 class Relabeling(Shape):
     source_labels: list[Text]
-    target_label: Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
+    target_label: Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")] | None = None
+    regex: Text | None = None
+    action: Literal["replace", "keep", "drop"] = "replace"
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.target_label is None) == (self.action == "replace"):
+            raise ValueError("replace has a target label, and nothing else has")
+        return self
 
 
 class Endpoint(Shape):
