@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from kinema_api.names import HEADER_TOKEN
 from kinema_api.progress import ProgressPost
 from kinema_server.problems import Problem
 
@@ -21,10 +22,11 @@ TAGS = {
     "workspace": "What lies in a job's folder; a small pod with the job's account reads it.",
     "progress": "What running stages say of themselves.",
 }
-_TEXT = """\
-Every request carries `Authorization: Bearer TOKEN`, a token that the cluster's API server accepts. Whether its holder
-may do what is asked is decided by the cluster's own rules, on the same verbs that kubectl would need; the answers are
-remembered for a few seconds. Errors are problem details (RFC 9457).
+_TEXT = f"""\
+Every request carries `Authorization: Bearer TOKEN`, a token that the cluster's API server accepts; one that comes
+through the API server's own proxy, which keeps that header for itself, carries `{HEADER_TOKEN}: TOKEN`. Whether its
+holder may do what is asked is decided by the cluster's own rules, on the same verbs that kubectl would need; the
+answers are remembered for a few seconds. Errors are problem details (RFC 9457).
 """
 _BESIDE: tuple[type[BaseModel], ...] = (Problem, ProgressPost)
 """Models that routes name by hand."""

@@ -18,7 +18,6 @@ from kinema_api.names import (
     ENV_SCRATCH,
     JOB_KIND,
     LABEL_JOB,
-    LABEL_JOB_UID,
     MANAGED_BY,
     MANAGER,
     SCRATCH_DIR,
@@ -75,9 +74,9 @@ def manifest(job: Mapping[str, Any], *, digest: str, idle_seconds: int) -> Raw:
         "metadata": {
             "name": name_of(job),
             "namespace": metadata["namespace"],
+            # Not the label of the job's uid: by that one the operator finds the pods of attempts.
             "labels": {
                 LABEL_JOB: metadata["name"],
-                LABEL_JOB_UID: metadata["uid"],
                 MANAGED_BY: MANAGER,
                 "app.kubernetes.io/component": CONTAINER,
             },

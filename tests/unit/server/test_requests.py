@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from kinema_api.names import ANNOTATION_PROFILE, HEADER_PROFILE
+from kinema_api.names import ANNOTATION_PROFILE, HEADER_PROFILE, HEADER_TOKEN
 from kinema_operator import tls
 from kinema_server.settings import ServerSettings
 
@@ -120,6 +120,13 @@ async def test_without_a_bearer_token_nothing_is_asked(world: World, header: str
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
     assert world.fake.requests == []
+
+
+async def test_a_token_may_come_through_the_api_servers_proxy(world: World) -> None:
+    answer = await world.client.get(f"{READ}/wan", headers={HEADER_TOKEN: "good"})
+    assert answer.status_code == 200
+    headers = {HEADER_TOKEN: "good", "Authorization": "Bearer bad"}
+    assert (await world.client.get(f"{READ}/wan", headers=headers)).status_code == 401
 
 
 async def test_a_body_without_a_length_is_limited_too(world: World) -> None:

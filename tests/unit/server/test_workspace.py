@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kinema_api.names import ANNOTATION_CONFIG, run_folder
+from kinema_api.names import ANNOTATION_CONFIG, LABEL_JOB_UID, run_folder
 from kinema_server.reader_pod import NoReaderError, manifest, name_of
 
 from tests.unit.kube.fake import Answer, Request, status
@@ -127,6 +127,8 @@ async def test_the_pod_has_the_jobs_account_and_may_only_read(world: World, kube
     await world.get(f"{ONE}/samples")
     pod = kubelet.created[0]
     assert pod["metadata"]["ownerReferences"][0]["uid"] == world.fake.objects[JOB]["metadata"]["uid"]
+    # The operator takes every pod with this label for one of an attempt.
+    assert LABEL_JOB_UID not in pod["metadata"]["labels"]
     spec = pod["spec"]
     assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("trainer", False)
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
