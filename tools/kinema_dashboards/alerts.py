@@ -263,7 +263,7 @@ ALERTS = (
                 ("kubectl logs -n kinema-system -l app.kubernetes.io/component=operator --tail 500 | grep -i warn",),
             ),
             Step("See whether a right is missing.", ("kinema doctor",)),
-            Step("A `bug`: keep what is needed to report it.", ("kinema report -o kinema-report.zip",)),
+            Step("A `bug`: keep what is needed to report it.", ("kinema report --file kinema-report.zip",)),
         ),
     ),
     Alert(

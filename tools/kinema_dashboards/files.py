@@ -54,7 +54,8 @@ def made() -> dict[str, str]:
     """What each file must hold."""
     files = {f"{CHART}/dashboards/{board.uid}.json": build.text(board) for board in build.BOARDS}
     files |= {f"{CHART}/rules/recordings.yaml": recordings(), f"{CHART}/rules/alerts.yaml": alerts()}
-    files |= {"docs/metrics.md": pages.metrics(), "docs/runbooks/README.md": pages.runbooks()}
+    files |= {"docs/metrics.md": pages.metrics(), "docs/dashboards.md": pages.dashboards()}
+    files["docs/runbooks/README.md"] = pages.runbooks()
     return files | {f"docs/runbooks/{alert.page}": pages.runbook(alert) for alert in ALERTS}
 
 

@@ -18,9 +18,9 @@ JOBS = Row(
               (Query(f"count(kinema_job_progressing{{{_OF}}} == 0) or vector(0)", "stalled"),), Shape.NUMBER, 4, 4,
               thresholds=(Threshold(1, "red"),)),
         Panel("Failed in 24 hours", "Jobs that ended as Failed within a day.", "none",
-              (Query('sum(increase(kinema_jobs_ended_total{phase="Failed"}[1d])) or vector(0)', "failed"),),
+              (Query('round(sum(increase(kinema_jobs_ended_total{phase="Failed"}[1d]))) or vector(0)', "failed"),),
               Shape.NUMBER, 4, 4, thresholds=(Threshold(1, "orange"),)),
-        Panel("Goodput now", "Share of the accelerators in use that are at productive work, over five minutes; the rest"
+        Panel("Goodput now", "Share of the accelerators in use that are at productive work, over two minutes; the rest"
               " starts, waits for data or waits for checkpoints.", "percentunit",
               (Query("kinema:goodput:ratio", "goodput"),), Shape.NUMBER, 4, 4, at_least=0, at_most=1,
               thresholds=(Threshold(0, "red"), Threshold(0.7, "orange"), Threshold(0.9, "green"))),
@@ -44,7 +44,7 @@ ACCELERATORS = Row(
               "none",
               (Query(f"sum by (pool) (kinema_job_accelerators{{{_OF}}})", "{{pool}} held"),
                Query("sum by (pool) (kinema_pool_accelerators)", "{{pool}} there are")), width=8),
-        Panel("What they do", "Accelerators by what they do, over five minutes; a job on a cpu pool counts as one. All"
+        Panel("What they do", "Accelerators by what they do, over two minutes; a job on a cpu pool counts as one. All"
               " but productive is wasted.", "none",
               (Query(f"sum by (activity) (vtj:accelerators:by_activity{{{_OF}}})", "{{activity}}"),), Shape.STACK, 8),
         Panel("Utilisation", "How busy the accelerators of jobs are, by vendor, as their exporters measure it.",
@@ -56,7 +56,7 @@ ACCELERATORS = Row(
               (Query("sum by (activity) (increase(kinema_accelerator_seconds_total[$__range])) / 3600", "{{activity}}"),
                ), Shape.BARS, 8),
         Panel("Failures by class", "Failed attempts within the time shown.", "none",
-              (Query("sum by (failure) (increase(kinema_attempt_failures_total[$__range]))", "{{failure}}"),),
+              (Query("round(sum by (failure) (increase(kinema_attempt_failures_total[$__range])))", "{{failure}}"),),
               Shape.BARS, 8),
         Panel("Money by what it went to", "Price of the accelerator-hours of attempts that ended within the time shown,"
               " in the currency of their pool.", "none",

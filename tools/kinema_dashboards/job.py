@@ -117,7 +117,7 @@ LEDGER = Row(
                Query(_latest("kinema_stage_stall_limit_seconds"), "limit")), width=8, at_least=0),
         Panel("Where the time went", "Wall time of all attempts; lost is work that no checkpoint held.", "s",
               (Query(f"sum by (activity) (vtj:seconds:total{{{_OF}}})", "{{activity}}"),), Shape.BARS, 8),
-        Panel("Accelerators by what they do", "Over five minutes; a job on a cpu pool counts as one.", "none",
+        Panel("Accelerators by what they do", "Over two minutes; a job on a cpu pool counts as one.", "none",
               (Query(f"sum by (activity) (vtj:accelerators:by_activity{{{_OF}}})", "{{activity}}"),), Shape.STACK, 8),
         Panel("Accelerator-hours", "Of the attempts that are over, by what they went to.", "h",
               (Query(f"sum by (activity) (kinema_job_accelerator_seconds_total{{{_OF}}}) / 3600", "{{activity}}"),),

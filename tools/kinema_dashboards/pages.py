@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from kinema_dashboards import inventory
 from kinema_dashboards.alerts import ALERTS, Alert
+from kinema_dashboards.boards import Board
+from kinema_dashboards.build import BOARDS
 from kinema_dashboards.inventory import FOREIGN, PROCESS, Entry
 from kinema_dashboards.rules import RECORDINGS
 
@@ -35,11 +37,28 @@ scrape_configs:
     relabel_configs:
       - {source_labels: [__meta_kubernetes_pod_label_kinema_dev_job], regex: .+, action: keep}
       - {source_labels: [__meta_kubernetes_pod_container_port_name], regex: metrics, action: keep}
+      # Only the first pod of an attempt serves metrics.
+      - {source_labels: [__meta_kubernetes_pod_label_training_kubeflow_org_replica_type], regex: worker, action: drop}
+      - source_labels: [__meta_kubernetes_pod_label_batch_kubernetes_io_job_completion_index]
+        regex: "[1-9][0-9]*"
+        action: drop
       - {source_labels: [__meta_kubernetes_pod_label_kinema_dev_job], target_label: vtj}
       - {source_labels: [__meta_kubernetes_pod_label_kinema_dev_attempt], target_label: attempt}
       - {source_labels: [__meta_kubernetes_namespace], target_label: namespace}
       - {source_labels: [__meta_kubernetes_pod_name], target_label: pod}
 ```
+"""
+
+_BOARDS = """# Dashboards
+
+The chart installs three, as ConfigMaps that Grafana's sidecar finds by the label `grafana_dashboard`; without the
+sidecar, import the files of `charts/kinema/files/dashboards`. The data source is chosen at the top. What accelerators
+themselves measure comes from DCGM's exporter (NVIDIA) or npu-exporter (Ascend), and the same panels show either.
+
+The pictures are no screens of Grafana: `tools/dashboards sheets` draws what a real Prometheus answers to each panel's
+queries, here of made-up jobs. `tools/dashboards sheets --prometheus URL --namespace NAMESPACE --job NAME` draws your
+own, and `tools/dashboards silent --prometheus URL` lists the queries to which your Prometheus has no data.
+
 """
 
 
@@ -80,6 +99,19 @@ def _recorded() -> str:
 def _foreign() -> str:
     rows = "\n".join(f"| `{name}` | {who} |" for name, who in FOREIGN.items())
     return f"## Of others\n\nWhat the recording rules read.\n\n| metric | served by |\n|---|---|\n{rows}\n"
+
+
+def dashboards() -> str:
+    """docs/dashboards.md."""
+    return _BOARDS + "\n".join(_board(board) for board in BOARDS)
+
+
+def _board(board: Board) -> str:
+    parts = [f"## {board.title}\n\n{board.text}\n\n![{board.title}](dashboards/{board.uid}.png)\n"]
+    for row in board.rows:
+        lines = "\n".join(f"| {panel.title} | {panel.text} |" for panel in row.panels)
+        parts.append(f"| {row.title} | |\n|---|---|\n{lines}\n")
+    return "\n".join(parts)
 
 
 def runbook(alert: Alert) -> str:

@@ -97,7 +97,7 @@ ACCELERATORS = (
 
 _HELD = "clamp_min(max by (namespace, vtj) (kinema_job_accelerators), 1)"
 _WEIGHTED = (
-    "sum by (namespace, vtj, activity) (rate(kinema_stage_seconds_total[5m]))\n"
+    "sum by (namespace, vtj, activity) (rate(kinema_stage_seconds_total[2m]))\n"
     f"* on (namespace, vtj) group_left () {_HELD}"
 )
 
@@ -117,7 +117,7 @@ JOBS = (
     ),
     Recording(
         "vtj:accelerators:by_activity",
-        "Accelerators by what they do, over the last five minutes; a job on a cpu pool counts as one",
+        "Accelerators by what they do, over the last two minutes; a job on a cpu pool counts as one",
         _WEIGHTED,
         (*JOB, "activity"),
     ),

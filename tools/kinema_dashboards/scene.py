@@ -31,7 +31,8 @@ from kinema_stage.progress import ENV_METRICS_PORT, Account, Progress
 Raw = dict[str, Any]
 NAMESPACE, NAME = "team", "wan"
 VALUES: Mapping[str, str] = {
-    "namespace": NAMESPACE, "vtj": NAME, "job": ".+", "instance": ".+", "__rate_interval": "15s", "__range": "10m"
+    "namespace": NAMESPACE, "vtj": NAME, "job": "kinema-operator|kinema-server", "instance": ".+",
+    "__rate_interval": "15s", "__range": "10m",
 }  # fmt: skip
 """What the dashboards' variables stand for here."""
 STEPS = 400
@@ -113,6 +114,7 @@ class Scene:
         self.stage_port = free_port()
         self.progress = Progress(Stage.TRAIN, environment={ENV_METRICS_PORT: str(self.stage_port)})
         self.exporters = _Exporters()
+        self.spent = Spent()
 
     def tick(self) -> None:
         """A second goes by, and a step with it."""
@@ -137,7 +139,7 @@ class Scene:
         for resource in ("videotrainingjobs", "jobs", "pytorchjobs", "trainingpools"):
             if number % 13 == 0:
                 self.watches.beat(resource)
-        if number % 5 == 1:
+        if number % 30 == 1:
             self._end()
         told = {"stage": "train", "attempt": 2, "percentage": 100 * number // STEPS, "etaSeconds": STEPS - number,
                 "loss": f"{_loss(number):.4g}", "updatedAt": timestamp(datetime.now(UTC))}  # fmt: skip
@@ -149,7 +151,7 @@ class Scene:
         """An attempt of another job ends, and then the job."""
         before = copy.deepcopy(self.job)
         after = copy.deepcopy(before["status"])
-        failed = self.number % 2 == 0
+        failed = self.number // 30 % 2 == 0
         change = {"state": "Failed", "failure": "Communication"} if failed else {"state": "Succeeded"}
         after["stages"][2]["attempts"][1] |= change
         hours = after["usage"]["acceleratorHours"]
@@ -182,9 +184,15 @@ class Scene:
         phases = {"data": data, "wait": 0.02 + slow, "forward": 0.3, "backward": 0.55, "optimizer": 0.06,
                   "checkpoint": 0.3 if number % 50 == 0 else 0.0}  # fmt: skip
         step = sum(phases.values())
-        share = 0.98 - slow
-        spent = Spent(starting=45.0, productive=share * number, data=data * number, checkpoint=0.006 * number,
-                      saved=share * (number - number % 50))  # fmt: skip
+        before = self.spent
+        self.spent = Spent(
+            starting=45.0,
+            productive=before.productive + 0.98 - data,
+            data=before.data + data,
+            checkpoint=before.checkpoint + 0.006,
+            saved=before.productive if number % 50 == 0 else before.saved,
+        )
+        spent = self.spent
         self.progress.account = lambda: Account(spent=spent, stall_limit=120.0)
         self.progress.report(
             done=number,

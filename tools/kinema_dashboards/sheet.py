@@ -33,8 +33,12 @@ WIDTH, UNIT = 15.0, 0.32
 DPI = 72
 POINTS = 300
 HEADING = 0.8
+TICKS = (0.1, 0.5, 0.9)
+"""Where the time is written, as shares of the span."""
+NAMED = 8
+"""Series that have a place in a legend."""
 NOTHING = "no data"
-COLOURS = 32
+COLOURS = 96
 """Of the picture; fewer make smaller files."""
 
 
@@ -117,6 +121,8 @@ def draw(board: Board, prometheus: Prometheus, span: Span, values: Mapping[str, 
         for panel, column, line in panels:
             left, bottom = column / COLUMNS, 1 - (line + 1.2 + panel.height) / height
             box = (left + 0.035, bottom + 1.0 / height, panel.width / COLUMNS - 0.045, (panel.height - 2.2) / height)
+            if panel.shape is Shape.BARS:
+                box = (box[0] + 0.045, box[1], box[2] - 0.045, box[3])
             axes = figure.add_axes(box)
             axes.set_title(panel.title, fontsize=8, loc="left", pad=3)
             _DRAWN[panel.shape](axes, panel, _results(panel, prometheus, span, values), span)
@@ -175,12 +181,13 @@ def _lines(axes: Any, panel: Panel, results: Results, span: Span) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value, panel.unit)))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     _timed(axes, span)
-    axes.legend(fontsize=5.5, loc="upper left", ncols=2 if len(named) > 4 else 1, framealpha=0.6)
+    if len(named) <= NAMED:
+        axes.legend(fontsize=5.5, loc="upper left", ncols=2 if len(named) > 4 else 1, framealpha=0.6)
 
 
 def _timed(axes: Any, span: Span) -> None:
     axes.set_xlim(*(datetime.fromtimestamp(at, tz=UTC) for at in (span.start, span.end)))
-    axes.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=5))  # type: ignore[no-untyped-call]
+    axes.set_xticks([datetime.fromtimestamp(span.start + share * (span.end - span.start), tz=UTC) for share in TICKS])
     clock = "%H:%M" if span.end - span.start > 600 else "%H:%M:%S"
     axes.xaxis.set_major_formatter(dates.DateFormatter(clock))  # type: ignore[no-untyped-call]
     axes.tick_params(labelsize=6)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from kinema_dashboards import build, files, inventory, lint
 from kinema_dashboards.alerts import ALERTS
 from kinema_dashboards.queries import filled, names, parsed
 from kinema_dashboards.rules import RECORDINGS
+from typer.testing import CliRunner
+
+from kinema_api.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_STAGE
+from kinema_cli.__main__ import app
 
 pytestmark = pytest.mark.unit
 
@@ -128,6 +133,26 @@ def test_runbooks_have_commands_and_alerts_lead_to_them() -> None:
         text = page.read_text(encoding="utf-8")
         assert re.search(r"^   (kinema|kubectl) ", text, re.MULTILINE), page
         assert rule["expr"] in text
+
+
+COMMANDS = sorted({command for alert in ALERTS for step in alert.steps for command in step.commands})
+
+
+@pytest.mark.parametrize("line", [command for command in COMMANDS if command.startswith("kinema ")])
+def test_a_command_of_a_runbook_is_one_that_kinema_takes(line: str) -> None:
+    # Options are read before --help is answered, so that one that is not there is refused.
+    said = CliRunner().invoke(app, [*shlex.split(line)[1:], "--help"])
+    assert said.exit_code == 0, said.output
+
+
+def test_a_command_that_kinema_does_not_take_is_seen() -> None:
+    with pytest.raises(AssertionError, match="--because"):
+        test_a_command_of_a_runbook_is_one_that_kinema_takes("kinema why NAME --because")
+
+
+def test_other_commands_ask_for_labels_that_pods_have() -> None:
+    asked = {key for line in COMMANDS for key in re.findall(r"(kinema\.dev/[a-z-]+)=", line)}
+    assert asked and asked <= {LABEL_JOB, LABEL_STAGE, LABEL_ATTEMPT}
 
 
 def test_the_metrics_page_has_every_metric() -> None:
