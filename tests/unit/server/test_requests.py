@@ -129,6 +129,13 @@ async def test_a_token_may_come_through_the_api_servers_proxy(world: World) -> N
     assert (await world.client.get(f"{READ}/wan", headers=headers)).status_code == 401
 
 
+async def test_who_sends_ten_mebibytes_hears_why_they_are_refused(world: World) -> None:
+    for _ in range(3):
+        answer = await world.post(content=b" " * (10 << 20))
+        assert (answer.status_code, answer.json()["reason"]) == (413, "RequestEntityTooLarge")
+    assert (await world.post()).status_code == 200
+
+
 async def test_a_body_without_a_length_is_limited_too(world: World) -> None:
     async def chunks() -> Any:
         for _ in range(70):

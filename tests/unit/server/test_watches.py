@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
+import httpx
 import pytest
 
-from tests.unit.kube.fake import status
-from tests.unit.server.conftest import JOB, World
+from kinema_operator import tls
+from kinema_server.settings import ServerSettings
+
+from tests.unit.kube.fake import fake_kube, status
+from tests.unit.server.conftest import JOB, World, serving, trusting
 from tests.unit.server.conftest import until as conditions
 from tests.unit.server.upstream import Event, Watched, events, job, until
 
@@ -148,3 +152,20 @@ async def test_a_namespace_that_the_server_may_not_read_is_named(world: World) -
     answer = await world.get(TEAM)
     assert answer.status_code == 403
     assert "the server itself" in answer.json()["detail"]
+
+
+async def test_a_server_that_goes_down_tells_its_readers(settings: ServerSettings, authority: tls.Pair) -> None:
+    async with fake_kube() as fake, AsyncExitStack() as stack:
+        port = await stack.enter_async_context(serving(settings, fake.kube))
+        address = f"https://localhost:{port}"
+        async with httpx.AsyncClient(base_url=address, verify=trusting(authority), timeout=20) as client:
+            world = World(fake=fake, client=client)
+            Watched(fake)
+            async with reading(world) as team, reading(world, ONE) as one:
+                for stream in (team, one):
+                    await until(stream, "synced")
+                stopping = asyncio.create_task(stack.aclose())
+                for stream in (team, one):
+                    assert (await until(stream, "end"))[-1].json["reason"].startswith("the server goes down")
+        async with asyncio.timeout(settings.shutdown_seconds):
+            await stopping
