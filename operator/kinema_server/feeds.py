@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import time
+import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -29,7 +30,7 @@ from kinema_server.rows import row_of, whole
 logger = logging.getLogger(__name__)
 
 KEPT_CHANGES = 4096
-KEPT_BYTES = 16 << 20
+KEPT_BYTES = 4 << 20
 LINGER_SECONDS = 60.0
 """For how long a feed without readers goes on, so that one who comes back finds what it missed."""
 _LEAST_SECONDS = 0.5
@@ -59,13 +60,18 @@ class News:
     name: str = ""
     row: str = "{}"
     """The job as a list shows it, as JSON."""
-    job: str = "{}"
-    """The job whole, as JSON."""
+    packed: bytes = b""
+    """The job whole, as JSON, compressed: a feed keeps many, and most are never read."""
+
+    @property
+    def job(self) -> str:
+        """The job whole, as JSON."""
+        return zlib.decompress(self.packed).decode() if self.packed else "{}"
 
     @property
     def size(self) -> int:
         """Bytes that it takes, about."""
-        return len(self.row) + len(self.job) + 200
+        return len(self.row) + len(self.packed) + 200
 
 
 class Feed:
@@ -216,7 +222,7 @@ class Feed:
                 version=change.version,
                 name=change.obj["metadata"]["name"],
                 row=_row(change.obj),
-                job=json.dumps(whole(change.obj)),
+                packed=zlib.compress(json.dumps(whole(change.obj)).encode(), 1),
             )
         )
 

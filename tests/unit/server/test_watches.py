@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from kinema_operator import tls
+from kinema_server.feeds import Feeds, Kind
 from kinema_server.settings import ServerSettings
 
 from tests.unit.kube.fake import fake_kube, status
@@ -169,3 +170,38 @@ async def test_a_server_that_goes_down_tells_its_readers(settings: ServerSetting
                     assert (await until(stream, "end"))[-1].json["reason"].startswith("the server goes down")
         async with asyncio.timeout(settings.shutdown_seconds):
             await stopping
+
+
+async def test_a_reader_that_is_too_slow_begins_anew_and_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kinema_server.feeds.KEPT_CHANGES", 5)
+    async with fake_kube() as fake:
+        watched = Watched(fake)
+        feeds = Feeds(fake.kube)
+        feed = await feeds.of("team")
+        slow = feed.follow(since=None, seconds=60)
+        assert (await anext(slow)).kind is Kind.SYNCED
+        for version in range(11, 41):
+            watched.tell("MODIFIED", job("wan", version))
+        quick = feed.follow(since=10, seconds=60)
+        async with asyncio.timeout(20):
+            while (await anext(quick)).version != 40:
+                pass
+            found = [await anext(slow) for _ in range(3)]
+        assert [(news.kind, news.version) for news in found] == [
+            (Kind.RESET, None),
+            (Kind.ADDED, None),
+            (Kind.SYNCED, 40),
+        ]
+        assert len(feed._kept) == 5
+        await feeds.close()
+
+
+async def test_a_feed_ends_when_nobody_has_read_it_for_a_while() -> None:
+    async with fake_kube() as fake:
+        Watched(fake)
+        feeds = Feeds(fake.kube, linger=0.05)
+        feed = await feeds.of("team")
+        async with feeds.reading("team", feed):
+            feeds._end_idle("team", feed)
+            assert len(feeds) == 1
+        await conditions("the feed lives for ever", lambda: len(feeds) == 0 and not feed.alive)
