@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from kinema_cli.commands import care, jobs, local, look, results, steer
+from kinema_cli.commands.options import COMPLETE
 from kinema_cli.errors import CommandError
 
 PLUGIN = "kubectl-kinema"
@@ -48,8 +49,10 @@ for _name, _function in (
     ("models", look.models),
     ("pools", look.pools),
     ("doctor", care.doctor),
+    ("report", care.report),
     ("run", local.run),
     ("gc", local.gc),
+    ("completion", care.completion),
 ):
     app.command(_name)(_function)
 
@@ -57,8 +60,14 @@ for _name, _function in (
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code."""
     name = "kubectl kinema" if os.path.basename(sys.argv[0]) == PLUGIN else "kinema"
+    if os.environ.get(COMPLETE):
+        # What typer does for its own --install-completion, in whose place there is a command.
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
     try:
-        app(args=None if arguments is None else list(arguments), prog_name=name)
+        arguments = None if arguments is None else list(arguments)
+        app(args=arguments, prog_name=name, complete_var=COMPLETE)
     except CommandError as error:
         print(f"kinema: {error}", file=sys.stderr)
         return error.code

@@ -7,16 +7,15 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 
 import aiohttp
 
 from kinema_api.names import API_VERSION
-from kinema_cli import checks
+from kinema_cli import checks, clock
 from kinema_cli.checks import Finding, Right, Verdict
 from kinema_cli.cluster import FAILED, Where, cluster, explained
 from kinema_cli.commands.options import Output
-from kinema_cli.printing import console, say, show, structured
+from kinema_cli.printing import console, say, show, structured, width
 from kinema_cli.view.doctor import doctor as view
 from kinema_kube import Kube
 from kinema_kube.client import Objects
@@ -39,7 +38,8 @@ def doctor(where: Where, *, system: str, output: Output, strict: bool) -> int:
     if output in (Output.JSON, Output.YAML):
         say(structured([{**finding._asdict(), "verdict": finding.verdict.value} for finding in found], output))
     else:
-        show(view(found), screen=console())
+        screen = console()
+        show(view(found, width=width(screen)), screen=screen)
     bad = {Verdict.FAIL, Verdict.WARN} if strict else {Verdict.FAIL}
     return FAILED if any(finding.verdict in bad for finding in found) else 0
 
@@ -47,14 +47,7 @@ def doctor(where: Where, *, system: str, output: Output, strict: bool) -> int:
 async def _look(where: Where, system: str) -> list[Finding]:
     try:
         async with cluster(where, request_timeout=_SECONDS) as kube:
-            host = kube.api.configuration.host
-            try:
-                first = checks.version(json.loads(await kube.raw("/version")), host)
-            except ForbiddenError:
-                first = Finding(Verdict.OK, "api-server", f"answers at {host}")
-            except UnauthorizedError as error:
-                return [Finding(Verdict.FAIL, "api-server", explained(error))]
-            return [first, *await _rest(kube, namespace=where.namespace, system=system)]
+            return await look(kube, namespace=where.namespace, system=system)
     except NoClusterError as error:
         return [Finding(Verdict.FAIL, "kubeconfig", str(error))]
     except KubeError as error:
@@ -62,7 +55,15 @@ async def _look(where: Where, system: str) -> list[Finding]:
         return [Finding(Verdict.FAIL, "api-server", error.message, fix)]
 
 
-async def _rest(kube: Kube, *, namespace: str, system: str) -> list[Finding]:
+async def look(kube: Kube, *, namespace: str, system: str) -> list[Finding]:
+    """Every check, once there is a connection."""
+    host = kube.api.configuration.host
+    try:
+        first = checks.version(json.loads(await kube.raw("/version")), host)
+    except (ForbiddenError, NotFoundError):
+        first = Finding(Verdict.OK, "api-server", f"answers at {host}")
+    except UnauthorizedError as error:
+        return [Finding(Verdict.FAIL, "api-server", explained(error))]
     looks: tuple[tuple[str, Callable[[], Awaitable[list[Finding]]]], ...] = (
         ("crd", lambda: _definitions(kube)),
         ("operator", lambda: _operator(kube, system)),
@@ -72,7 +73,7 @@ async def _rest(kube: Kube, *, namespace: str, system: str) -> list[Finding]:
         ("pools", lambda: _pools(kube)),
     )
     found = await asyncio.gather(*(_safely(name, look) for name, look in looks))
-    return [finding for part in found for finding in part]
+    return [first, *(finding for part in found for finding in part)]
 
 
 async def _safely(name: str, look: Callable[[], Awaitable[list[Finding]]]) -> list[Finding]:
@@ -115,7 +116,7 @@ async def _resources(kube: Kube, version: str) -> list[str] | None:
 
 async def _operator(kube: Kube, system: str) -> list[Finding]:
     found = await kube.find(LEASES, LEASE, namespace=system)
-    return [checks.lease(found, namespace=system, now=datetime.now(UTC))]
+    return [checks.lease(found, namespace=system, now=clock.now())]
 
 
 async def _training_operator(kube: Kube) -> list[Finding]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
 
+from kinema_cli import clock
 from kinema_cli.cluster import Where
 from kinema_cli.ends import DELETED, end_of
 from kinema_cli.printing import console, group, note, say, width
@@ -68,7 +68,7 @@ class Tree:
     def _draw(self) -> Group:
         if self._job is None:
             return group([])
-        return group(tree(self._job, now=datetime.now(UTC), width=width(self._console)))
+        return group(tree(self._job, now=clock.now(), width=width(self._console)))
 
     def show(self, job: Object) -> None:
         self._job = job

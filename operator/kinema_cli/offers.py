@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from kinema_api.catalogue import UnknownModelError, entry, model_names
+from kinema_cli import clock
 from kinema_cli.cluster import Where, run
 from kinema_cli.commands.options import Output
 from kinema_cli.errors import CommandError
@@ -44,5 +43,5 @@ def pools(where: Where, *, output: Output) -> int:
         note("this cluster has no pools: an administrator applies a TrainingPool, see examples/pools")
     else:
         screen = console()
-        show(view.pools(found, now=datetime.now(UTC), width=width(screen)), screen=screen)
+        show(view.pools(found, now=clock.now(), width=width(screen)), screen=screen)
     return 0

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
 from kinema_api.status import Phase
+from kinema_cli import clock
 from kinema_cli.cluster import Where, find_job, run
 from kinema_cli.commands.options import Output
 from kinema_cli.ends import DETACHED
@@ -92,7 +92,7 @@ def _print(found: Objects, query: Query) -> None:
 def _lines(found: Objects, query: Query, wide: int | None) -> list[Text]:
     return listing(
         found,
-        now=datetime.now(UTC),
+        now=clock.now(),
         wide=query.output is Output.WIDE,
         namespaces=query.namespace is None,
         width=wide,
@@ -141,7 +141,7 @@ def show_one(where: Where, name: str, *, output: Output, watch: bool) -> int:
         say(names(VIDEO_TRAINING_JOBS, [job])[0])
     else:
         screen = console()
-        show(tree(job, now=datetime.now(UTC), width=width(screen)), screen=screen)
+        show(tree(job, now=clock.now(), width=width(screen)), screen=screen)
     return 0
 
 

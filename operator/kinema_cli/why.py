@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
+from kinema_cli import clock
 from kinema_cli.cluster import Where, find_job, run
 from kinema_cli.commands.options import Output
 from kinema_cli.printing import console, note, say, show, structured, width
@@ -17,7 +16,7 @@ from kinema_kube.resources import EVENTS
 
 def explain(where: Where, name: str, *, output: Output) -> int:
     """Say why a job stands where it stands."""
-    namespace, now = where.namespace, datetime.now(UTC)
+    namespace, now = where.namespace, clock.now()
 
     async def read(kube: Kube) -> tuple[Object, Objects | None]:
         job = await find_job(kube, name, namespace=namespace)

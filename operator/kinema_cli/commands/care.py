@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,3 +25,35 @@ def doctor(
 
     where = Where(kubeconfig, context, namespace)
     raise typer.Exit(run(where, system=system, output=output, strict=strict))
+
+
+def report(
+    name: Annotated[str | None, typer.Argument(metavar="JOB", help="A job; the installation alone otherwise.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="Where to write; into this folder otherwise.")] = None,
+    system: o.SystemNamespace = o.SYSTEM_NAMESPACE,
+    namespace: o.Namespace = None,
+    context: o.Context = None,
+    kubeconfig: o.Kubeconfig = None,
+) -> None:
+    """Write a zip for support: the job, its events, pods and logs, the installation; no secrets."""
+    from kinema_cli.cluster import Where
+    from kinema_cli.report import report as run
+
+    raise typer.Exit(run(Where(kubeconfig, context, namespace), name, file=file, system=system))
+
+
+SHELLS = ("bash", "zsh", "fish", "powershell")
+
+
+def completion(shell: Annotated[str, typer.Argument(metavar="SHELL", help=f"One of {', '.join(SHELLS)}.")]) -> None:
+    """Print what lets a shell complete commands, options, stages and names of jobs.
+
+    For bash: source <(kinema completion bash)
+    """
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
+
+    from kinema_cli.errors import CommandError
+
+    if shell not in SHELLS:
+        raise CommandError(f"there is no completion for {shell}; write one of {', '.join(SHELLS)}")
+    typer.echo(get_completion_script(prog_name="kinema", complete_var=o.COMPLETE, shell=shell))

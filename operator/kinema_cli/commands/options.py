@@ -70,6 +70,8 @@ SystemNamespace = Annotated[
     str, typer.Option("--system-namespace", envvar="KINEMA_SYSTEM_NAMESPACE", help="Where Kinema is installed.")
 ]
 SYSTEM_NAMESPACE = "kinema-system"
+COMPLETE = "_KINEMA_COMPLETE"
+"""The variable by which a shell asks what may come next."""
 
 
 def stage_of(name: str | None, *, option: str = "--stage") -> str | None:

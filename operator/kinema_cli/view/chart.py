@@ -6,12 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import plotext
-
-from kinema_cli.view.text import plural
+import plotext  # type: ignore[import-untyped]
 
 _LEAST = 30
 _HEIGHT = 16
+_TICKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +43,22 @@ def chart(series: Series, *, title: str, width: int = 80, height: int = _HEIGHT)
     figure.draw(figure.signal(list(series.steps), series.smooth, marker="braille").lines())
     figure.title(title)
     figure.label("step", "x")
+    figure.ruler("x").ticks(*_ticks(series.steps))
     drawn = figure.build().string(colorless=True)
     lines = [line.rstrip() for line in drawn.splitlines()]
     return [*lines, summary(series)]
 
 
+def _ticks(steps: Sequence[int]) -> tuple[list[int], list[str]]:
+    """Whole steps along the axis: left to itself the chart has fractions of them."""
+    first, last = min(steps), max(steps)
+    places = sorted({first + (last - first) * part // _TICKS for part in range(_TICKS + 1)})
+    return places, [str(place) for place in places]
+
+
 def summary(series: Series) -> str:
     """First, least and last value."""
     least = min(range(len(series.values)), key=lambda index: series.values[index])
-    return (
-        f"{series.name} {series.values[0]:.4g} at step {series.steps[0]}, least {series.values[least]:.4g} at step"
-        f" {series.steps[least]}, last {series.values[-1]:.4g} at step {series.steps[-1]}"
-        f" ({plural(len(series.values), 'point')})"
-    )
+    told = [("", 0), ("least ", least), ("last ", len(series.values) - 1)]
+    parts = [f"{word}{series.values[index]:.4g} at step {series.steps[index]}" for word, index in told]
+    return f"{series.name} {', '.join(parts)}"

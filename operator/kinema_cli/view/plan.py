@@ -7,7 +7,7 @@ from rich.text import Text
 
 from kinema_api.memory import gib
 from kinema_cli.forecast import Forecast
-from kinema_cli.view.table import Column, pairs, table
+from kinema_cli.view.table import Column, hanging, pairs, table
 from kinema_cli.view.text import duration, money, plural
 
 _STAGES = (Column("STAGE"), Column("POOL"), Column("PODS", right=True), Column("DEVICES A POD", right=True))
@@ -29,10 +29,12 @@ def plan(found: Forecast, *, name: str, width: int | None = None) -> list[Text |
             ("time", _time(found)),
             ("books", f"{found.accelerator_hours:,.0f} accelerator-hours" if found.accelerator_hours else ""),
             ("cost", _cost(found)),
-        ]
+        ],
+        width=width,
     )
     why = [found.layout_reason] if found.layout_reason else []
-    return [*lines, "", *(f"- {note}" for note in (*why, *found.notes))]
+    notes = [line for note in (*why, *found.notes) for line in hanging(Text("- "), note, width=width)]
+    return [*lines, "", *notes]
 
 
 def _memory(found: Forecast) -> str:

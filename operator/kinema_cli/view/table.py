@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -85,14 +86,22 @@ def _line(
     return line
 
 
-def pairs(items: Iterable[tuple[str, str]], *, indent: int = 0) -> list[Text]:
-    """Lines of a word and what it stands for, one below the other."""
+def pairs(items: Iterable[tuple[str, str]], *, indent: int = 0, width: int | None = None) -> list[Text]:
+    """Lines of a word and what it stands for, one below the other; what is too long goes on below itself."""
     found = [(name, value) for name, value in items if value]
     wide = max((len(name) for name, _ in found), default=0)
     lines = []
     for name, value in found:
         line = Text(" " * indent)
         line.append(name.ljust(wide + GAP), style="bold")
-        line.append(value)
-        lines.append(line)
+        lines += hanging(line, value, width=width)
     return lines
+
+
+def hanging(head: Text, said: str, *, width: int | None = None, style: str = "") -> list[Text]:
+    """A head and a sentence, which goes on in further lines below its beginning where it is too long."""
+    indent = head.cell_len
+    room = None if width is None else max(_LEAST, width - indent)
+    wrapped = [said] if room is None else textwrap.wrap(said, room, break_on_hyphens=False) or [""]
+    lines = [head.copy().append(wrapped[0], style=style)]
+    return [*lines, *(Text(" " * indent).append(part, style=style) for part in wrapped[1:])]

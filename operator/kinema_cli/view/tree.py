@@ -10,17 +10,17 @@ from typing import Any
 from rich.text import Text
 
 from kinema_cli.view.jobs import moving, phase_of, progress_of
-from kinema_cli.view.table import pairs
+from kinema_cli.view.table import hanging, pairs
 from kinema_cli.view.text import MARKS, STYLES, Raw, between, cut, duration, money, plural
 
-_BAR = 20
+_BAR = 16
 _LOST = ("lost", "starting", "data", "checkpoint")
 
 
 def tree(job: Raw, *, now: datetime, width: int | None = None) -> list[Text]:
     """One job, whole, for people."""
     status = job.get("status") or {}
-    lines = [_head(job, now), *pairs(_facts(job), indent=2), Text("")]
+    lines = [_head(job, now), *pairs(_facts(job), indent=2, width=width), Text("")]
     for stage in status.get("stages") or []:
         lines += _stage(job, stage, now=now, width=width)
     if not status.get("stages"):
@@ -28,7 +28,7 @@ def tree(job: Raw, *, now: datetime, width: int | None = None) -> list[Text]:
     if used := _used(job):
         lines += [Text(""), *pairs(used, indent=2)]
     if diagnosis := status.get("diagnosis"):
-        lines += [Text(""), Text(f"! {diagnosis}", style=STYLES["Failed"])]
+        lines += [Text(""), *hanging(Text("! "), diagnosis, width=width, style=STYLES["Failed"])]
     return lines
 
 
@@ -68,10 +68,13 @@ def _stage(job: Raw, stage: Mapping[str, Any], *, now: datetime, width: int | No
     line.append(f"{stage['name']:<9}")
     line.append(f"{state:<10}", style=STYLES.get(state, ""))
     line.append(f"{_took(attempts, now):>7}  ")
-    room = max(20, (width or 10_000) - len(line))
-    line.append(_says(job, stage, state, room))
+    moves = _moves(job, stage, state)
+    fits = width is None or len(line) + len(moves) <= width
+    line.append(moves if moves and fits else "" if moves else cut(stage.get("message") or "", _room(line, width)))
     line.rstrip()
     yield line
+    if moves and not fits:
+        yield Text(f"    {cut(moves, (width or 0) - 4)}")
     if len(attempts) > 1 or stage.get("failures"):
         for attempt in attempts:
             yield _attempt(attempt, last=attempt is attempts[-1], now=now, width=width)
@@ -89,14 +92,14 @@ def _took(attempts: list[Mapping[str, Any]], now: datetime) -> str:
     return between(attempts[0]["startedAt"], attempts[-1].get("finishedAt"), now) if attempts else ""
 
 
-def _says(job: Raw, stage: Mapping[str, Any], state: str, room: int) -> str:
-    progress = progress_of(job)
-    if state == "Running" and progress is not None and progress["stage"] == stage["name"]:
-        attempts = stage.get("attempts") or []
-        if attempts and attempts[-1]["number"] == progress.get("attempt", 1) and not stage.get("message"):
-            return cut(f"{_bar(int(progress.get('percentage') or 0))} {moving(job)}", room)
-    said = stage.get("message") or ""
-    return cut(said, room)
+def _moves(job: Raw, stage: Mapping[str, Any], state: str) -> str:
+    """How far a stage is that runs and has nothing else to say."""
+    progress, attempts = progress_of(job), stage.get("attempts") or []
+    if state != "Running" or progress is None or stage.get("message") or not attempts:
+        return ""
+    if progress["stage"] != stage["name"] or attempts[-1]["number"] != progress.get("attempt", 1):
+        return ""
+    return f"{_bar(int(progress.get('percentage') or 0))} {moving(job)}"
 
 
 def _bar(percentage: int) -> str:

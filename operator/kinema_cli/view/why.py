@@ -43,7 +43,7 @@ def why(
     state = phase_of(job) + (f" in {stage}" if (stage := (job.get("status") or {}).get("stage")) else "")
     facts = [("job", f"{job['metadata'].get('namespace')}/{name_of(job)}: {state}")]
     facts += [("cause", found.what), ("fix", found.fix)] if found else [("state", _fine(job))]
-    lines: list[Text | str] = list(pairs(facts))
+    lines: list[Text | str] = list(pairs(facts, width=width))
     if log := _log(job):
         lines += ["", "the last lines of its log:", *(f"  {line}" for line in log)]
     if conditions := (job.get("status") or {}).get("conditions"):

@@ -144,7 +144,8 @@ def succeeded() -> Raw:
     """A job that is done."""
     job = running()
     done = "done; results are in pvc://training/kinema/jobs/team/wan-12345678/samples"
-    stages = [stage(item["name"], message="done") for item in STAGES]
+    told = {"train": "20000 steps", "export": "20000 step", "sample": "4 videos"}
+    stages = [item if item["name"] not in told else stage(item["name"], message=told[item["name"]]) for item in STAGES]
     job["status"].update(
         phase="Succeeded", stage="sample", message=done, finishedAt="2026-11-22T09:00:00Z", stages=stages
     )

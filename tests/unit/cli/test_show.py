@@ -76,7 +76,7 @@ def test_get_shows_the_tree_of_stages(api: FakeApi, kinema: Kinema) -> None:
     done = kinema("get", "wan")
     assert done.code == 0, done.err
     assert "team/wan  Running for" in done.out
-    assert "[########............] 42%, 8400/20000, loss 0.1234, 12.8 clips/s, 3h12m left" in done.out
+    assert "[######..........] 42%, 8400/20000, loss 0.1234, 12.8 clips/s, 3h12m left" in done.out
     assert "=" in next(line for line in done.out.splitlines() if "prepare" in line)
     assert "\x1b" not in done.out, "no colour when piped"
 

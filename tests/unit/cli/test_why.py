@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kinema_cli.view import why
+from kinema_cli.view.tree import tree
 from kinema_kube.resources import EVENTS, VIDEO_TRAINING_JOBS
 
 from tests.unit.cli import jobs
@@ -122,7 +123,12 @@ def test_causes(status: dict[str, Any], what: str, fix: str) -> None:
 
 
 @pytest.mark.parametrize("make", [jobs.running, jobs.failed, jobs.succeeded])
-def test_it_fits_eighty_columns_but_for_sentences(make: Any) -> None:
-    found = why.why(make(), [], now=NOW, width=80)
-    wide = [str(line) for line in found if len(str(line)) > 80]
-    assert all(line.startswith(("cause", "state", "fix")) for line in wide)
+def test_it_fits_eighty_columns(make: Any) -> None:
+    for lines in (why.why(make(), [], now=NOW, width=80), tree(make(), now=NOW, width=80)):
+        assert max(len(str(line)) for line in lines) <= 80
+
+
+def test_without_a_width_nothing_is_cut() -> None:
+    assert f"cause  train: attempt 2 failed (HostOutOfMemory): {jobs.MESSAGE}" in "\n".join(
+        map(str, why.why(jobs.failed(), [], now=NOW))
+    )
