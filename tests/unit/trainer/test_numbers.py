@@ -14,6 +14,8 @@ import torch
 
 from kinema_api.catalogue import entry
 from kinema_api.settings import TrainSettings
+from kinema_stage import gauges
+from kinema_stage.ledger import Spent
 from kinema_trainer.checkpoints.folders import Position
 from kinema_trainer.data.course import Pack, Slot, Step
 from kinema_trainer.device import Device
@@ -203,3 +205,12 @@ def test_a_run_tells_where_its_steps_time_went_and_obeys_a_wish(
     (found,) = (folder / "profiles").iterdir()
     assert found.name.startswith("step-00000002-")
     assert {path.name for path in found.iterdir()} >= {"rank-0.trace.json.gz", "rank-0.operations.txt", "rank-0.json"}
+
+
+def test_every_number_of_a_step_has_a_series_of_its_own() -> None:
+    late = Straggler(rank=1, node="gpu-7", column="data", seconds=0.4, median=0.1)
+    log, _ = metered(late, name="NVIDIA H100 80GB HBM3")
+    assert {"mfu", "straggler_rank", "ranks_data_seconds_max"} <= set(log.steps[0])
+    assert set(log.steps[0]) <= set(gauges.PLACES)
+    assert set(Spent().metrics()) <= set(gauges.PLACES)
+    assert {f"{phase.value}_seconds" for phase in Phase} <= set(gauges.PLACES)
