@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,11 +19,13 @@ import aiohttp
 from kinema_api.names import HEADER_TOKEN, VERSION
 from kinema_cli.cluster import FAILED
 from kinema_cli.errors import CommandError
+from kinema_cli.printing import note
 from kinema_kube import Kube
 
 SERVICE = "kinema-server"
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
-"""A reader pod may have to start before there is an answer."""
+PATIENCE = 120.0
+"""For how long the pod that reads a workspace may take to start, in seconds."""
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +65,33 @@ async def asked(
         )
     url, headers, trust = _way(address, configuration, token)
     full = f"{url}/{VERSION}/{path}" + (f"?{urlencode(query)}" if query else "")
+    due, told = time.monotonic() + PATIENCE, False
     try:
-        async with (
-            aiohttp.ClientSession(timeout=_TIMEOUT) as session,
-            session.get(full, headers=headers, ssl=trust, proxy=configuration.proxy) as answer,
-        ):
-            if answer.status >= 300:
-                raise ServerError(_said(answer.status, await answer.text(), url), code=FAILED)
-            yield answer
+        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+            while True:
+                async with session.get(full, headers=headers, ssl=trust, proxy=configuration.proxy) as answer:
+                    if answer.status < 300:
+                        yield answer
+                        return
+                    pause = _pause(answer)
+                    if pause is None or time.monotonic() + pause > due:
+                        raise ServerError(_said(answer.status, await answer.text(), url), code=FAILED)
+                if not told:
+                    note("the pod that reads the workspace starts; waiting for it")
+                    told = True
+                await asyncio.sleep(pause)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise ServerError(
             f"the server does not answer at {url}: {type(error).__name__}: {error}; --server names its address, and"
             " `kinema doctor` looks whether it runs",
             code=FAILED,
         ) from None
+
+
+def _pause(answer: aiohttp.ClientResponse) -> float | None:
+    """Seconds after which to ask again; None where that would not help."""
+    said = answer.headers.get("Retry-After", "")
+    return min(10.0, max(0.1, float(said))) if answer.status == 503 and said.isdigit() else None
 
 
 def _own_token(keys: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ _Authority = Annotated[
 def loss(
     name: o.Name,
     metric: Annotated[str, typer.Option(help="Another number of the history, for instance grad_norm.")] = "loss",
-    points: Annotated[int, typer.Option(min=2, max=10_000, help="At most so many.")] = 500,
+    points: Annotated[int, typer.Option(min=3, max=5000, help="At most so many.")] = 500,
     output: o.OutputFormat = o.Output.TEXT,
     server: o.ServerUrl = None,
     token: o.ServerToken = None,

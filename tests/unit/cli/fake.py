@@ -35,7 +35,7 @@ class Request:
     body: Raw
 
 
-Answer = tuple[int, Any]
+Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 
 
 @dataclass
@@ -118,10 +118,10 @@ class FakeApi:
         for hook in self.hooks:
             answer = hook(request)
             if answer is not None:
-                code, body = answer
+                code, body, *headers = answer
                 if isinstance(body, bytes):
                     return web.Response(body=body, status=code)
-                return web.json_response(body, status=code)
+                return web.json_response(body, status=code, headers=headers[0] if headers else None)
         if request.query.get("watch"):
             return await self._watch(incoming, request)
         if request.path.endswith("/log"):
@@ -129,7 +129,7 @@ class FakeApi:
         code, body = self._answer(request)
         return web.json_response(body, status=code)
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request) -> tuple[int, Any]:
         if request.path.endswith("/selfsubjectaccessreviews") and request.method == "POST":
             wanted = request.body["spec"]["resourceAttributes"]
             plural = "/".join(filter(None, (wanted["resource"], wanted.get("subresource"))))
@@ -145,7 +145,7 @@ class FakeApi:
         *_, plural, name = request.path.split("/")
         return 404, status(404, "NotFound", f'{plural} "{name}" not found', details={"name": name, "kind": plural})
 
-    def _one(self, request: Request) -> Answer:
+    def _one(self, request: Request) -> tuple[int, Any]:
         found = self.objects[request.path]
         if request.method == "PATCH":
             version = request.body.get("metadata", {}).get("resourceVersion")
@@ -163,7 +163,7 @@ class FakeApi:
             return 200, self.objects.pop(request.path)
         return 200, found
 
-    def _create(self, request: Request) -> Answer:
+    def _create(self, request: Request) -> tuple[int, Any]:
         name = request.body["metadata"]["name"]
         path = f"{request.path}/{name}"
         if path in self.objects:

@@ -102,6 +102,21 @@ def test_without_the_server_the_log_of_the_training_is_drawn(api: FakeApi, kinem
     assert done.out.splitlines()[-1].endswith("last 0.1 at step 9")
 
 
+def test_the_pod_that_reads_the_workspace_is_waited_for(
+    api: FakeApi, kinema: Kinema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(api)
+    starts = [(503, {"detail": "the pod that reads the workspace starts", "status": 503}, {"Retry-After": "0"})] * 2
+    api.hooks.insert(0, lambda request: starts.pop() if request.path.endswith("/samples") and starts else None)
+    done = kinema("samples", "wan", "-o", "name")
+    assert (done.code, len(done.out.splitlines())) == (0, 2)
+    assert done.err == "the pod that reads the workspace starts; waiting for it\n"
+    monkeypatch.setattr("kinema_cli.server.PATIENCE", 0.0)
+    starts.append((503, {"detail": "the pod that reads the workspace starts", "status": 503}, {"Retry-After": "5"}))
+    done = kinema("samples", "wan")
+    assert (done.code, done.err) == (1, "kinema: the server says: the pod that reads the workspace starts (503)\n")
+
+
 def test_without_server_and_log_it_says_why(api: FakeApi, kinema: Kinema) -> None:
     api.put(VIDEO_TRAINING_JOBS, jobs.failed())
     denied = (403, status(403, "Forbidden", 'services "https:kinema-server:https" is forbidden'))
