@@ -10,7 +10,7 @@ from kinema_demo.install import CHART, pool_spec
 
 from kinema_cluster.control_plane import ControlPlane
 
-from tests.chart.conftest import VALUES, Helm, Object, Render, Values
+from tests.chart.conftest import VALUES, Helm, Object, Render, Values, of_kind
 from tests.chart.shapes import FOREIGN
 
 pytestmark = pytest.mark.controlplane
@@ -143,7 +143,8 @@ def test_every_object_is_accepted(prepared: ControlPlane, render: Render, values
     kinds = {(item["apiVersion"], item["kind"]) for item in objects}
     crds = [item for item in render({}) if item["kind"] == "CustomResourceDefinition"]
     crds += [definition(*kind) for kind in sorted(kinds) if kind[1] in FOREIGN.get(kind[0], {})]
-    prepared.apply(crds)
+    # What others need that are only tried: kinds, and the account of the doctor's pod.
+    prepared.apply([*crds, *of_kind(objects, "ServiceAccount")])
     prepared.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
     printed = prepared.kubectl(
