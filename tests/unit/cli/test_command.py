@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import resource
+import signal
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 
@@ -20,6 +23,8 @@ from kinema_cli import errors
 from kinema_cli.__main__ import PLUGIN, main
 from kinema_cli.commands import options
 from kinema_cli.commands.local import ACCELERATORS
+from kinema_cli.ends import DETACHED
+from kinema_kube.resources import VIDEO_TRAINING_JOBS
 
 from tests.unit.cli import jobs
 from tests.unit.cli.conftest import Kinema
@@ -110,10 +115,6 @@ def complete(words: str, place: int) -> list[str]:
 
 
 def test_a_terminal_is_shown_a_tree_in_colour(api: FakeApi) -> None:
-    import pty
-
-    from kinema_kube.resources import VIDEO_TRAINING_JOBS
-
     api.put(VIDEO_TRAINING_JOBS, jobs.succeeded())
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -134,3 +135,21 @@ def test_a_terminal_is_shown_a_tree_in_colour(api: FakeApi) -> None:
     text = said.decode()
     assert "\x1b[" in text
     assert "✓" in text and "sample" in text
+
+
+def test_a_real_ctrl_c_detaches(api: FakeApi) -> None:
+    api.put(VIDEO_TRAINING_JOBS, jobs.running())
+    watched = threading.Event()
+    api.on_watch.append(watched.set)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kinema_cli", "get", "wan", "--watch"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watched.wait(timeout=60)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == DETACHED
+    assert "train: attempt 1 started" in out
+    assert err == "detached; the job goes on. To come back: kinema get wan --watch\n"
