@@ -136,18 +136,21 @@ def test_monitors_appear_with_the_kinds_that_a_cluster_knows(prepared: ControlPl
     assert monitors() == ["kind: PodMonitor"] * 3
 
 
+@pytest.fixture(scope="module")
+def complete(prepared: ControlPlane, render: Render) -> ControlPlane:
+    """The control plane with what others need that are only tried: every kind, and the account of the doctor's pod."""
+    foreign = [definition(version, kind) for version, kinds in FOREIGN.items() for kind in kinds]
+    prepared.apply([*of_kind(render({}), "CustomResourceDefinition", "ServiceAccount"), *foreign])
+    prepared.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    return prepared
+
+
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
-def test_every_object_is_accepted(prepared: ControlPlane, render: Render, values: Values) -> None:
+def test_every_object_is_accepted(complete: ControlPlane, render: Render, values: Values) -> None:
     """Strictly validated, which refuses unknown and doubled fields."""
     objects = [item for item in render({"pools": {"cpu": pool_spec("cpu")}, **values})]
-    kinds = {(item["apiVersion"], item["kind"]) for item in objects}
-    crds = [item for item in render({}) if item["kind"] == "CustomResourceDefinition"]
-    crds += [definition(*kind) for kind in sorted(kinds) if kind[1] in FOREIGN.get(kind[0], {})]
-    # What others need that are only tried: kinds, and the account of the doctor's pod.
-    prepared.apply([*crds, *of_kind(objects, "ServiceAccount")])
-    prepared.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-    printed = prepared.kubectl(
+    printed = complete.kubectl(
         "apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-", text=text
     )
     assert len(printed.splitlines()) == len(objects)
