@@ -24,6 +24,7 @@ from kinema_kube.client import Object
 from kinema_kube.errors import ForbiddenError, GoneError, KubeError
 from kinema_kube.resources import VIDEO_TRAINING_JOBS
 from kinema_kube.streams import Change, watch
+from kinema_server import metrics
 from kinema_server.refusal import forbidden, unavailable
 from kinema_server.rows import row_of, whole
 
@@ -282,7 +283,8 @@ class Feeds:
         """Keep a feed alive."""
         feed.readers += 1
         try:
-            yield
+            with metrics.STREAMS.track_inprogress():
+                yield
         finally:
             feed.readers -= 1
             self._end_later(namespace, feed)

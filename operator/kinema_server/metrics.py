@@ -19,3 +19,9 @@ WRITES = Counter(
 )
 VERDICTS = Counter("kinema_server_token_verdicts", "Tokens of posts: remembered, granted or refused.", ["result"])
 CERTIFICATE_END = Gauge("kinema_server_certificate_not_after_seconds", "When the served certificate ends (Unix time).")
+STREAMS = Gauge("kinema_server_streams", "Streams that are open: watches, and logs that are followed.")
+READERS = Counter(
+    "kinema_server_readers",
+    "Pods that read a workspace: created, or refused by the cluster.",
+    ["result"],
+)

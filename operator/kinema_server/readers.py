@@ -25,6 +25,7 @@ from kinema_kube import Kube
 from kinema_kube.client import Object
 from kinema_kube.errors import AlreadyExistsError, ConflictError, ForbiddenError, InvalidError, NotFoundError
 from kinema_kube.resources import PODS
+from kinema_server import metrics
 from kinema_server.reader_pod import ANNOTATION_DIGEST, CONTAINER, NoReaderError, manifest, name_of
 from kinema_server.refusal import Refusal, unavailable
 
@@ -115,15 +116,18 @@ class Readers:
     async def _create(self, job: Mapping[str, Any], *, digest: str) -> Object | None:
         try:
             body = manifest(job, digest=digest, idle_seconds=self._idle_seconds)
-            return await self._kube.create(PODS, body, manager="kinema-server")
+            created = await self._kube.create(PODS, body, manager="kinema-server")
         except NoReaderError as error:
             raise Refusal(HTTPStatus.NOT_FOUND, str(error)) from error
         except AlreadyExistsError:
             return None
         except (ForbiddenError, InvalidError) as error:
+            metrics.READERS.labels(result="refused").inc()
             # A quota, a policy of the namespace, or a server that was installed without this right.
             logger.warning("reader refused", extra={"pod": name_of(job), "error": str(error)})
             raise unavailable("the cluster refuses the pod that reads the workspace; the log says why") from error
+        metrics.READERS.labels(result="created").inc()
+        return created
 
 
 def port_of(pod: Mapping[str, Any]) -> int:

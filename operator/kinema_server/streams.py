@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import Header
 from fastapi.sse import KEEPALIVE_COMMENT, ServerSentEvent, format_sse_event
 
+from kinema_server import metrics
 from kinema_server.access import Granted
 from kinema_server.refusal import Refusal
 from kinema_server.services import Services
@@ -88,6 +89,7 @@ async def encoded(events: AsyncGenerator[ServerSentEvent], leash: Leash) -> Asyn
     """Events as they go over the wire, with a comment whenever there is none for a while."""
     coming: asyncio.Future[ServerSentEvent] | None = None
     closing = asyncio.ensure_future(leash.closing.wait())
+    metrics.STREAMS.inc()
     try:
         while (last := await leash.over()) is None:
             coming = coming or asyncio.ensure_future(anext(events))
@@ -104,6 +106,7 @@ async def encoded(events: AsyncGenerator[ServerSentEvent], leash: Leash) -> Asyn
             yield wire(event)
         yield wire(last)
     finally:
+        metrics.STREAMS.dec()
         tasks = [task for task in (coming, closing) if task is not None]
         for task in tasks:
             task.cancel()

@@ -89,6 +89,10 @@ SERVER = Row(
               (Query(_rate("kinema_server_progress_writes_total", "result"), "{{result}}"),), Shape.STACK),
         Panel("Tokens of posts", "Tokens of posts a second: known, asked for and granted, or refused.", "ops",
               (Query(_rate("kinema_server_token_verdicts_total", "result"), "{{result}}"),), Shape.STACK),
+        Panel("Streams and readers", "Streams that are open, and pods that read a workspace, started within an hour.",
+              "none",
+              (Query(f"sum(kinema_server_streams{{{_OF}}})", "open streams"),
+               Query(f"sum by (result) (increase(kinema_server_readers_total{{{_OF}}}[1h]))", "readers {{result}}"))),
     ),
 )  # fmt: skip
 PROCESSES = Row(

@@ -175,6 +175,9 @@ class Scene:
         for result, every in (("remembered", 1), ("granted", 10), ("refused", 19)):
             if number % every == 0:
                 server.VERDICTS.labels(result=result).inc()
+        server.STREAMS.set(2 + number // 20 % 3)
+        if number % 30 == 1:
+            server.READERS.labels(result="created").inc()
         server.CERTIFICATE_END.set(time.time() + 60 * 86_400)
 
     def _stage(self) -> None:

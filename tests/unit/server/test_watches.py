@@ -9,11 +9,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
 from kinema_operator import tls
 from kinema_server.feeds import Feeds, Kind
 from kinema_server.settings import ServerSettings
 
+from tests import waiting
 from tests.unit.kube.fake import fake_kube, status
 from tests.unit.server.conftest import JOB, World, serving, trusting
 from tests.unit.server.conftest import until as conditions
@@ -62,10 +64,14 @@ async def test_readers_share_one_watch_and_hear_every_event(world: World) -> Non
     async with asyncio.timeout(20):
         for _ in readers:
             await ready.acquire()
+    assert REGISTRY.get_sample_value("kinema_server_streams") == len(readers)
     for version in versions:
         watched.tell("MODIFIED", job("wan", version))
     watched.tell("DELETED", job("wan", 31))
     assert await asyncio.gather(*readers) == [[*map(str, versions), "31"]] * len(readers)
+    await asyncio.to_thread(
+        waiting.until, "streams stay", lambda: REGISTRY.get_sample_value("kinema_server_streams") == 0, seconds=20
+    )
     assert watched.begun == 1
     assert len(world.fake.sent("POST", "tokenreviews")) == 1
 

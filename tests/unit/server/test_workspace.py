@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from kinema_api.names import ANNOTATION_CONFIG, LABEL_JOB_UID, run_folder
 from kinema_server.reader_pod import NoReaderError, manifest, name_of
@@ -95,6 +96,7 @@ async def kubelet(world: World, tmp_path: Path) -> AsyncIterator[Kubelet]:
 
 async def test_a_reader_is_started_once_and_shows_the_workspace(world: World, kubelet: Kubelet) -> None:
     world.client.timeout = 60
+    before = REGISTRY.get_sample_value("kinema_server_readers_total", {"result": "created"}) or 0
     answer = await world.get(f"{ONE}/history?points=20&series=loss")
     assert answer.status_code == 200, answer.text
     (loss,) = answer.json()["series"]
@@ -109,6 +111,7 @@ async def test_a_reader_is_started_once_and_shows_the_workspace(world: World, ku
     assert part.headers["content-range"] == f"bytes 2-4/{len(VIDEO)}"
     assert (await world.get(f"{ONE}/samples/final/absent.mp4")).status_code == 404
     assert len(kubelet.created) == 1
+    assert REGISTRY.get_sample_value("kinema_server_readers_total", {"result": "created"}) == before + 1
 
 
 async def test_a_reader_that_ended_or_has_another_token_is_replaced(world: World, kubelet: Kubelet) -> None:
