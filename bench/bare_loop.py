@@ -21,7 +21,10 @@ from torch.distributed.fsdp import fully_shard
 
 
 def step(model: Any, adam: torch.optim.AdamW, *, latents: Tensor, text: Tensor, shift: float, clip: float) -> float:
-    """One step of rectified flow on latents [batch, channels, frames, height, width]; the loss."""
+    """One step of rectified flow on latents [batch, channels, frames, height, width]; the loss.
+
+    u is uniform, and a sample's loss is multiplied by 1 + shift sigma.
+    """
     noise = torch.randn_like(latents)
     u = torch.rand(latents.shape[0])
     sigma = shift * u / (1 + (shift - 1) * u)
@@ -43,9 +46,9 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="pipeline folder")
     parser.add_argument("--samples", type=Path, required=True, help="file with latents and text")
     parser.add_argument("--steps", type=Path, required=True, help="file for a line a step")
-    parser.add_argument("--optimizer", type=json.loads, required=True, help="AdamW's numbers, and clip and shift")
+    parser.add_argument("--numbers", type=json.loads, required=True, help="AdamW's, and batch, clipNorm and shift")
     options = parser.parse_args()
-    numbers = options.optimizer
+    numbers = options.numbers
     data = torch.load(options.samples, weights_only=True)
     loader: Any = WanTransformer3DModel
     model: Any = loader.from_pretrained(options.weights / "transformer", torch_dtype=torch.float32).train()

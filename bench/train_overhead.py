@@ -70,6 +70,7 @@ class Setting:
                 "batchPerDevice": BATCH,
                 "precision": "fp32",
                 "optimizer": {"learningRate": 1e-4},
+                "objective": {"preset": "dfm-finetune"},
                 "schedule": {"kind": "constant"},
                 "checkpoint": {"everySteps": 1_000_000},
                 # A process that waits for its turn is not hung.
@@ -146,6 +147,21 @@ class Setting:
             "KINEMA_TERMINATION_LOG": str(self.root / "termination"),
         }
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What the bare loop is told, so that its steps are those of the train stage."""
+        optimizer = self.settings.optimizer
+        return {
+            "learningRate": optimizer.learning_rate,
+            "beta1": optimizer.beta1,
+            "beta2": optimizer.beta2,
+            "epsilon": optimizer.epsilon,
+            "weightDecay": optimizer.weight_decay,
+            "clipNorm": optimizer.clip_norm,
+            "batch": BATCH,
+            "shift": self.settings.objective.recipe.shift,
+        }
+
     def ours(self) -> Player:
         """The train stage."""
         return Player(
@@ -159,12 +175,6 @@ class Setting:
     def bare(self) -> Player:
         """The bare loop."""
         steps = self.root / "bare.jsonl"
-        optimizer = self.settings.optimizer
-        numbers = {
-            **optimizer.model_dump(by_alias=True),
-            "batch": BATCH,
-            "shift": self.settings.objective.shift,
-        }
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
         return Player(
             "the bare loop",
@@ -175,7 +185,7 @@ class Setting:
                 f"--weights={self.weights}",
                 f"--samples={self.samples}",
                 f"--steps={steps}",
-                f"--optimizer={json.dumps(numbers)}",
+                f"--numbers={json.dumps(self.numbers)}",
             ],
             environment=self.environment,
             steps=steps,

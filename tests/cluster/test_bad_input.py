@@ -100,7 +100,7 @@ PLAN = (
         {"model": {"task": "i2v"}},
         "TaskNotSupported",
         "spec.model.task: wan2.1-tiny cannot do i2v",
-        "write t2v, or name a model that can do i2v",
+        "write t2v or v2v, or name a model that can do i2v",
     ),
     Bad("frames", video(frames=16), "InvalidVideo", "prepare.video.frames: 16 is not 4n+1", "use 13 or 17"),
     Bad("height", video(height=100), "InvalidVideo", "height: 100 does not divide by 16", "use 96 or 112"),

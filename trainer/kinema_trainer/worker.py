@@ -18,21 +18,20 @@ import torch.distributed as dist
 from torch import nn
 
 from kinema_api.exits import Exit, StageError
-from kinema_api.keys import digest
 from kinema_api.names import Stage, artifact_folder
 from kinema_api.stage import TrainConfig, artifact_of, load_config
 from kinema_stage import logs, pulse, signals, stacks, termination
-from kinema_stage.artifact import Manifest, published
+from kinema_stage.artifact import published
 from kinema_stage.ledger import Ledger
 from kinema_stage.pace import Phase, Rule
 from kinema_stage.watchdog import Stall, Watchdog
 from kinema_stage.workspace import Workspace, open_workspace
-from kinema_trainer import device, spread
+from kinema_trainer import device, resume, spread
 from kinema_trainer.checkpoints import folders, saver
 from kinema_trainer.checkpoints.folders import Position
 from kinema_trainer.checkpoints.weights import CONFIG, read_config
-from kinema_trainer.data.feed import COURSE, Features, make_loader
-from kinema_trainer.data.reader import Loader, Split
+from kinema_trainer.data.feed import Features, make_loader
+from kinema_trainer.data.reader import Split
 from kinema_trainer.evaluation.judging import Bench, make_judge
 from kinema_trainer.launch import ENV_PARENT, ENV_STARTED
 from kinema_trainer.loop import Result, Trainer
@@ -155,7 +154,7 @@ def train(
     mesh = Mesh.make(layout, device=here.device.type, wrap=spread.wrapped(settings.precision))
     model = outline(config, workspace=workspace, mesh=mesh)
     split = Split(rank=layout.data_rank(team.rank), world=layout.data, accumulate=settings.accumulate)
-    found = resume_point(config, workspace=workspace, team=team)
+    found = resume.point(config, workspace=workspace, team=team)
     features = Features.open(config, workspace=workspace)
     loader = make_loader(config, features=features, split=split, found=found)
     run = Run.prepare(config, model, workspace=workspace, found=found, here=here, team=team)
@@ -220,7 +219,7 @@ def train(
             group=team.background,
             leads=team.leads,
             keep=settings.checkpoint.keep,
-            manifest=manifest(config, loader),
+            manifest=resume.manifest(config, course=loader.course.frozen()),
             saved=run.position,
             moved=watchdog.moved,
             before=log.upload if log is not None else None,
@@ -260,73 +259,6 @@ def train(
             log.close()
     team.meet()
     dist.destroy_process_group()
-
-
-def manifest(config: TrainConfig, loader: Loader) -> Manifest:
-    """What every checkpoint of the run says of itself."""
-    return Manifest(
-        stage=Stage.TRAIN,
-        key=config.job.uid,
-        job=f"{config.job.namespace}/{config.job.name}",
-        details={
-            "config": config_digest(config),
-            "ema": config.settings.ema.enabled,
-            "lora": lora_of(config),
-            COURSE: loader.course.frozen(),
-        },
-    )
-
-
-def config_digest(config: TrainConfig) -> str:
-    """A key of what a checkpoint depends on: going on under another one would mix two runs."""
-    settings = config.settings
-    return digest(
-        {
-            "model": config.model.transformer.wire(),
-            "weights": config.convert_key,
-            "features": config.features_key,
-            "seed": settings.seed,
-            "objective": settings.objective.wire(),
-            "ema": settings.ema.enabled,
-            "lora": lora_of(config),
-        }
-    )
-
-
-def lora_of(config: TrainConfig) -> dict[str, Any] | None:
-    """The additions that a run trains; None where it trains the weights."""
-    return config.settings.lora.wire() if config.settings.lora.enabled else None
-
-
-def resume_point(config: TrainConfig, *, workspace: Workspace, team: Team) -> folders.Found | None:
-    """The checkpoint to go on from, the same in every process; the leader clears away what cannot be used."""
-    root = artifact_of(config)
-    complete: list[folders.Found] = team.tell(folders.complete(workspace, root) if team.leads else None)
-    for last in reversed(complete):
-        if last.manifest.details["config"] != config_digest(config):
-            raise StageError(
-                Exit.USER,
-                f"{workspace.uri(last.folder)} was written with another model, dataset, seed or objective: give the run"
-                " another name, or delete the checkpoints",
-            )
-        damaged = folders.damaged(workspace, last, rank=team.rank, world=team.world)
-        if damaged:
-            folders.tell_damage(last, damaged)
-        if team.total([float(len(damaged))]) == [0.0]:
-            if team.leads:
-                folders.remove_rest(workspace, root, last)
-            return last
-    lost = team.tell(len(folders.recorded(workspace, root)) if team.leads else None)
-    if lost:
-        # Whoever trained for weeks would rather mend a volume than find the run at its first step again.
-        raise StageError(
-            Exit.STORAGE,
-            f"{workspace.uri(root)}: none of the {lost} checkpoints has the content that was written; mend the volume,"
-            " or delete them to train from the beginning",
-        )
-    if team.leads:
-        folders.remove_rest(workspace, root, None)
-    return None
 
 
 def outline(config: TrainConfig, *, workspace: Workspace, mesh: Mesh) -> nn.Module:
