@@ -14,7 +14,7 @@ from kinema_demo.install import CHART
 from kinema_api.names import LABEL_JOB, LABEL_STAGE, MANAGED_BY, MANAGER
 
 from tests.chart.conftest import VALUES, Object, Render, Values, named, of_kind
-from tests.chart.test_network import selects
+from tests.chart.test_network_policies import selects
 from tests.chart.test_objects import check
 
 GROUP = "monitoring.coreos.com/v1"
