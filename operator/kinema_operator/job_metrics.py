@@ -91,7 +91,10 @@ def facts(job: Raw, *, version: int) -> Facts:
     metadata: Raw = job["metadata"]
     status: Raw = job.get("status") or {}
     series = [*_standing(job, status), *_progress(status), *_attempt(job)]
-    for shape, told in ((SECONDS, ledgers.seconds(status)), (DEVICE_SECONDS, ledgers.accelerator_seconds(status))):
+    wall = ledgers.seconds(status)
+    # The status leaves out what is nothing, as all is on a cpu pool; a series begins at 0.
+    held = {**dict.fromkeys((name for name in wall if name != "queued"), 0.0), **ledgers.accelerator_seconds(status)}
+    for shape, told in ((SECONDS, wall), (DEVICE_SECONDS, held)):
         series += [(shape, (activity,), value) for activity, value in told.items()]
     return Facts(
         version=version,

@@ -46,11 +46,14 @@ LEARNING = Row(
     (
         Panel("Loss", "Training loss of each step, and the mean of the last validation.", "none",
               (Query(_latest("kinema_train_loss"), "training"),
-               Query(_latest("kinema_train_validation_loss"), "validation")), logarithmic=True),
+               Query(_latest("kinema_train_validation_loss"), "validation")), width=6, logarithmic=True),
+        Panel("Validation by noise level", "Mean loss of the last validation, over the held-out clips, for each level.",
+              "none", (Query(f"max by (sigma) (kinema_train_validation_level_loss{{{_OF}}})", "sigma {{sigma}}"),),
+              width=6, logarithmic=True),
         Panel("Learning rate", "As the schedule gives it.", "sci",
-              (Query(_latest("kinema_train_learning_rate"), "learning rate"),)),
+              (Query(_latest("kinema_train_learning_rate"), "learning rate"),), width=6),
         Panel("Gradient norm", "Before clipping. A rise by orders of magnitude comes before a loss that is not finite.",
-              "none", (Query(_latest("kinema_train_gradient_norm"), "norm"),), logarithmic=True),
+              "none", (Query(_latest("kinema_train_gradient_norm"), "norm"),), width=6, logarithmic=True),
     ),
 )  # fmt: skip
 PACE = Row(
@@ -72,11 +75,10 @@ PACE = Row(
               (Query(f'{_latest("kinema_train_phase_seconds", "phase=" + chr(34) + "data" + chr(34))}'
                      f' / {_latest("kinema_train_step_seconds")}', "data"),), width=8, at_least=0,
               thresholds=(Threshold(0.1, "orange"), Threshold(0.3, "red"))),
-        Panel("Packing", "Tokens that are padding, and the work of the fullest process over that of the mean one.",
-              "percentunit",
+        Panel("Packing", "Share of the tokens that are padding, and share of the step that processes wait for those"
+              " with dearer packs.", "percentunit",
               (Query(_latest("kinema_train_padding_ratio"), "padding"),
-               Query(f'{_latest("kinema_train_imbalance_ratio")} - 1', "more on the fullest process")), width=8,
-              at_least=0),
+               Query(_latest("kinema_train_imbalance_ratio"), "wait for dearer packs")), width=8, at_least=0),
     ),
 )  # fmt: skip
 RANKS = Row(
@@ -87,9 +89,10 @@ RANKS = Row(
         Panel("Slowest and middle process", "What processes do alone, a step. Far apart: one holds up all.", "s",
               (Query(f"max by (phase, statistic) (kinema_train_rank_seconds{{{_OF}}})", "{{phase}} {{statistic}}"),),
               width=8),
-        Panel("Memory of each rank", "The most that each process has had on its device.", "bytes",
-              (Query(f"max by (rank) (kinema_train_memory_peak_bytes{{{_OF}}})", "rank {{rank}}"),), width=8,
-              at_least=0),
+        Panel("Memory of each rank", "The most that each process has had on its device, and what its tensors should"
+              " take by the plan; a CPU's process counts whole.", "bytes",
+              (Query(f"max by (rank) (kinema_train_memory_peak_bytes{{{_OF}}})", "rank {{rank}}"),
+               Query(_latest("kinema_train_memory_planned_bytes"), "planned")), width=8, at_least=0),
         Panel("Utilisation of each accelerator", "As the vendor's exporter measures it; 100 % may be one busy kernel.",
               "percentunit",
               (Query(f"max by (pod, device) (vtj:accelerator_util:ratio{{{_OF}}})", "{{pod}} {{device}}"),), width=8,
@@ -107,14 +110,17 @@ LEDGER = Row(
     "Checkpoints, restarts and the ledger",
     (
         Panel("Work in no checkpoint", "Training that would be lost if the attempt failed now; it drops to nothing with"
-              " each checkpoint.", "s", (Query(_latest("vtj:unsaved:seconds"), "unsaved"),), width=8, at_least=0,
+              " each checkpoint.", "s", (Query(_latest("vtj:unsaved:seconds"), "unsaved"),), width=6, at_least=0,
               thresholds=(Threshold(3600, "red"),)),
+        Panel("Held up by checkpoints", "Share of the time in which training waits for a checkpoint.", "percentunit",
+              (Query(f'{_BY} (rate(kinema_stage_seconds_total{{{_OF}, activity="checkpoint"}}[$__rate_interval]))',
+                     "held up"),), width=6, at_least=0, thresholds=(Threshold(0.05, "orange"),)),
         Panel("Restarts", "Failed attempts over all stages.", "none",
-              (Query(_latest("kinema_job_restarts_total"), "restarts"),), width=8, at_least=0),
+              (Query(_latest("kinema_job_restarts_total"), "restarts"),), width=6, at_least=0),
         Panel("Age of the last word", "How long ago the stage said how far it is, and the limit after which it would be"
               " taken for a hang.", "s",
               (Query(_latest("vtj:progress_age:seconds"), "age"),
-               Query(_latest("kinema_stage_stall_limit_seconds"), "limit")), width=8, at_least=0),
+               Query(_latest("kinema_stage_stall_limit_seconds"), "limit")), width=6, at_least=0),
         Panel("Where the time went", "Wall time of all attempts; lost is work that no checkpoint held.", "s",
               (Query(f"sum by (activity) (vtj:seconds:total{{{_OF}}})", "{{activity}}"),), Shape.BARS, 8),
         Panel("Accelerators by what they do", "Over two minutes; a job on a cpu pool counts as one.", "none",

@@ -149,7 +149,7 @@ JOBS = (
     Recording(
         "vtj:cost_rate:per_hour",
         "Price of an hour of the accelerators that a job holds",
-        "kinema_job_accelerators * on (pool) group_left (currency) kinema_pool_price",
+        "kinema_job_accelerators * on (pool) group_left (currency) max by (pool, currency) (kinema_pool_price)",
         (*JOB, "pool", "currency"),
     ),
 )

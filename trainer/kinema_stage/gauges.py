@@ -8,6 +8,7 @@ outlives the stage: the series are made from its newest report at each scrape, b
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ SAVED = Family("stage_saved_seconds", "Productive seconds whose work a checkpoin
 STALL_LIMIT = Family("stage_stall_limit_seconds", "Time without a move that the watchdog takes for a hang")
 LOSS = Family("train_loss", "Training loss of the last step")
 VALIDATION = Family("train_validation_loss", "Mean loss of the last validation")
+LEVEL = Family("train_validation_level_loss", "Mean loss of the last validation at one noise level", ("sigma",))
 RATE = Family("train_learning_rate", "Learning rate of the last step")
 GRADIENT = Family("train_gradient_norm", "Norm of the last step's gradient, before it is clipped")
 STEP = Family("train_step_seconds", "Time of the last step")
@@ -60,7 +62,9 @@ TOKENS_RATE = Family("train_tokens_per_second", "Tokens that the last step train
 SAMPLES = Family("train_samples", "Clips that the run has trained on")
 TOKENS = Family("train_step_tokens", "Tokens of the last step")
 PADDING = Family("train_padding_ratio", "Share of the last step's tokens that are padding")
-IMBALANCE = Family("train_imbalance_ratio", "Work of the fullest process over that of the mean one, in the last step")
+IMBALANCE = Family(
+    "train_imbalance_ratio", "Share of the last step that processes wait for dearer packs, by the packs' predicted cost"
+)
 FLOPS = Family("train_model_flops_per_second", "Operations of the model a second, of one device")
 MFU = Family("train_mfu_ratio", "Operations of the model a second, of what the device can do at most")
 HFU = Family("train_hfu_ratio", "The same with what is computed again in the backward pass")
@@ -71,12 +75,16 @@ RANK_SECONDS = Family(
 )
 STRAGGLER = Family("train_straggler_rank", "The process that holds up the others; -1 when none does")
 MEMORY = Family("train_memory_peak_bytes", "The most memory that a process has had on its device", ("rank",))
+PLANNED = Family(
+    "train_memory_planned_bytes", "What a process should hold on its device at the peak of a step: the plan's tensors"
+)
 OTHER = Family("stage_metric", "Further numbers that the stage reports, by name", ("name",))
 WORDS = Family("stage_text", "Words that the stage reports, for instance who holds up the others", ("name", "text"))
 
 FAMILIES = (
-    DONE, TOTAL, ETA, REPORT, SECONDS, SAVED, STALL_LIMIT, LOSS, VALIDATION, RATE, GRADIENT, STEP, PHASE, SAMPLES_RATE,
-    TOKENS_RATE, SAMPLES, TOKENS, PADDING, IMBALANCE, FLOPS, MFU, HFU, RANK_SECONDS, STRAGGLER, MEMORY, OTHER, WORDS,
+    DONE, TOTAL, ETA, REPORT, SECONDS, SAVED, STALL_LIMIT, LOSS, VALIDATION, LEVEL, RATE, GRADIENT, STEP, PHASE,
+    SAMPLES_RATE, TOKENS_RATE, SAMPLES, TOKENS, PADDING, IMBALANCE, FLOPS, MFU, HFU, RANK_SECONDS, STRAGGLER, MEMORY,
+    PLANNED, OTHER, WORDS,
 )  # fmt: skip
 """Every metric of a stage."""
 
@@ -110,12 +118,21 @@ PLACES: Mapping[str, Place] = MappingProxyType(
            for name in ALONE for kind in ("max", "median")},
         "straggler_rank": (STRAGGLER, (), 1.0),
         "memory_peak_bytes": (MEMORY, ("0",), 1.0),
+        "memory_planned_bytes": (PLANNED, (), 1.0),
     }
 )  # fmt: skip
 """Where a reported number is shown. `step` and `total_steps` are `done` and `total`."""
 PER_RANK: Mapping[str, Family] = MappingProxyType({"memory_peak_bytes": MEMORY})
 """Where numbers by process are shown."""
+AT_LEVEL = re.compile(r"validation_loss_at_(\d+)")
+"""The validation's loss at a noise level, which is told by its decimals."""
 _SHOWN_ELSEWHERE = frozenset({"step", "total_steps"})
+
+
+def place_of(name: str) -> Place | None:
+    """Where a reported number is shown, if it has a series of its own."""
+    level = AT_LEVEL.fullmatch(name)
+    return PLACES.get(name) if level is None else (LEVEL, (f"0.{level[1]}",), 1.0)
 
 
 class Gauges:
@@ -178,8 +195,8 @@ class Gauges:
         if isinstance(value, str):
             if len(self._words) < OTHERS:
                 self._words[name] = value
-        elif name in PLACES:
-            family, labels, scale = PLACES[name]
+        elif (place := place_of(name)) is not None:
+            family, labels, scale = place
             self._values[family, labels] = value * scale
         elif name not in _SHOWN_ELSEWHERE and (name in self._others or len(self._others) < OTHERS):
             self._others[name] = value

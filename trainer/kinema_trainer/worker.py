@@ -144,7 +144,7 @@ def train(
 ) -> None:
     """Everything between the config and the last checkpoint."""
     here = device.find(int(os.environ["LOCAL_RANK"]))
-    fitting.check(config, world=int(os.environ["WORLD_SIZE"]), here=here)
+    planned = fitting.check(config, world=int(os.environ["WORLD_SIZE"]), here=here)
     if config.settings.deterministic:
         kernels.use_deterministic()
     team = spread.join(here)
@@ -184,6 +184,7 @@ def train(
         ),
         device=here,
         ranks=RollCall(here.device, world=team.world, own=layout.alone_in),
+        planned=planned,
     )
     profiler = Profiler(
         shared=reporter.folder,

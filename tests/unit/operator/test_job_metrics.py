@@ -120,6 +120,16 @@ def test_a_running_job_shows_where_it_stands_what_it_holds_and_what_it_costs() -
     assert not [line for line in shown if line.startswith("kinema_job_queued")]
 
 
+def test_a_job_that_holds_no_accelerators_says_that_it_spent_none() -> None:
+    store = Store()
+    store.put(VIDEO_TRAINING_JOBS, raw(usage={"seconds": {"queued": 9, "productive": 30, "lost": 0}}))
+    shown = lines(JobSeries(store, clock=NOW.timestamp))
+    assert {line for line in shown if line.startswith("kinema_job_accelerator_seconds_total{")} == {
+        f'kinema_job_accelerator_seconds_total{{activity="{activity}",namespace="team",vtj="wan"}} 0.0'
+        for activity in ("productive", "lost")
+    }
+
+
 def test_a_job_whose_pods_wait_says_since_when_and_one_that_stalls_says_so() -> None:
     store = Store()
     waiting = copy.deepcopy(RUNNING["stages"])

@@ -271,7 +271,8 @@ def test_metrics_are_served_and_a_taken_port_is_no_failure(caplog: pytest.LogCap
         unused.bind(("127.0.0.1", 0))
         port = str(unused.getsockname()[1])
     first = Progress(Stage.TRAIN, environment={ENV_METRICS_PORT: port})
-    numbers = {"loss": 0.5, "step": 3, "forward_seconds": 2, "tflops_per_second": 1.5, "reward": 7, "text": "x"}
+    numbers = {"loss": 0.5, "step": 3, "forward_seconds": 2, "tflops_per_second": 1.5, "reward": 7, "text": "x",
+               "validation_loss": 0.3, "validation_loss_at_0625": 0.2, "memory_planned_bytes": 4e9}  # fmt: skip
     first.report(done=3, total=8, eta_seconds=60, metrics=numbers, ranks={"memory_peak_bytes": (1e9, 2e9)})
     second = Progress(Stage.TRAIN, environment={ENV_METRICS_PORT: port})
     second.report(done=1, total=8)
@@ -287,6 +288,9 @@ def test_metrics_are_served_and_a_taken_port_is_no_failure(caplog: pytest.LogCap
         'kinema_train_phase_seconds{phase="forward",stage="train"} 2.0',
         'kinema_train_model_flops_per_second{stage="train"} 1.5e+12',
         'kinema_train_memory_peak_bytes{rank="1",stage="train"} 2e+09',
+        'kinema_train_memory_planned_bytes{stage="train"} 4e+09',
+        'kinema_train_validation_loss{stage="train"} 0.3',
+        'kinema_train_validation_level_loss{sigma="0.0625",stage="train"} 0.2',
         'kinema_stage_metric{name="reward",stage="train"} 7.0',
         'kinema_stage_text{name="text",stage="train",text="x"} 1.0',
     ):

@@ -44,4 +44,13 @@ def test_a_process_refuses_what_its_device_cannot_hold(engine: Engine, monkeypat
         fitting.check(config, world=16, here=here)
     assert caught.value.code == Exit.USER
     # A config of an older operator does not say what the clips are.
-    fitting.check(config.model_copy(update={"video": None}), world=16, here=here)
+    assert fitting.check(config.model_copy(update={"video": None}), world=16, here=here) is None
+
+
+def test_what_a_process_should_hold_is_told(engine: Engine) -> None:
+    small, large = (ClipVideo(frames=frames, height=480, width=832) for frames in (17, 81))
+    config = engine.config(precision="bf16").model_copy(update={"model": entry("wan2.1-t2v-1.3b")})
+    told = [fitting.check(config.model_copy(update={"video": video}), world=8) for video in (small, large)]
+    assert told[0] is not None and told[1] is not None
+    # 16 bytes of each parameter are spread over eight processes; the rest grows with the clip.
+    assert 16 * 1.4e9 / 8 < told[0] < told[1]

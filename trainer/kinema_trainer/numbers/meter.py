@@ -40,6 +40,7 @@ class Meter:
     Args of note:
         count: of an optimizer step, on one device.
         ranks: gathers what processes do alone; every process has one.
+        planned: bytes that a process should hold at the peak of a step; None when nobody knows.
     """
 
     settings: TrainSettings
@@ -48,6 +49,7 @@ class Meter:
     count: Callable[[Plan], Count]
     device: Device
     ranks: RollCall
+    planned: int | None = None
     _seen: int = field(default=0, init=False)
     _pace: float = field(default=0.0, init=False)
     _straggler: Straggler | None = field(default=None, init=False)
@@ -78,8 +80,9 @@ class Meter:
                 step=step,
                 total=total,
                 eta_seconds=self._pace * (total - step),
-                metrics=metrics | ({} if self._straggler is None else {"straggler": self._straggler.place}),
-                log=step % self.settings.log_every == 0 or step == total,
+                metrics={**metrics, **self._said_apart()},
+                # A validation is said where it was, whatever is left out between two lines.
+                log=step % self.settings.log_every == 0 or step == total or bool(result.validation),
                 memory=tuple(self.ranks.memory[:RANKS]),
             )
         )
@@ -114,6 +117,11 @@ class Meter:
             numbers["straggler_rank"] = NOBODY if self._straggler is None else float(self._straggler.rank)
         numbers["memory_peak_bytes"] = float(self.device.memory_peak())
         return {name: value if name in EXACT else float(f"{value:.6g}") for name, value in numbers.items()}
+
+    def _said_apart(self) -> dict[str, float | str]:
+        """What stays the same for many steps, and is in no line of the log of the run."""
+        planned = {} if self.planned is None else {"memory_planned_bytes": float(self.planned)}
+        return planned | ({} if self._straggler is None else {"straggler": self._straggler.place})
 
     @property
     def peak_flops(self) -> float | None:

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 KINDS = {"cuda": Accelerator.NVIDIA, "npu": Accelerator.ASCEND}
 
 
-def check(config: TrainConfig, *, world: int, here: Device | None = None) -> None:
+def check(config: TrainConfig, *, world: int, here: Device | None = None) -> int | None:
     """Refuse a layout that cannot work, or a model that does not fit into the device at hand.
 
     Args:
         config: of the train stage.
         world: processes of the run.
         here: this process's device; without one only the layout is looked at.
+
+    Returns:
+        What a process should hold at the peak of a step, in bytes of tensors; None where nobody told the clips.
 
     Raises:
         StageError: with the nearest layout that works.
@@ -36,7 +39,12 @@ def check(config: TrainConfig, *, world: int, here: Device | None = None) -> Non
         memory=memory,
         name="" if here is None else here.name,
     )
+    video = config.video or ClipVideo()
     try:
-        fit.check(config.model, config.settings, config.video or ClipVideo(), place)
+        sizes = fit.check(config.model, config.settings, video, place)
     except fit.FitError as error:
         raise StageError(Exit.USER, str(error)) from None
+    if config.video is None:
+        return None
+    passes = fit.works(config.model, config.settings, video)
+    return fit.needed(config.model, config.settings, sizes=sizes, passes=passes, place=place).total
