@@ -32,7 +32,7 @@ class Firing:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A recorded series."""
+    """A recorded series, or what a panel asks for."""
 
     name: str
     series: Mapping[str, str]
@@ -215,3 +215,56 @@ RECORDED = (
         {f'currency="EUR", {_JOB}, pool="gpu"': 40},
     ),
 )  # fmt: skip
+
+UNKNOWN_ON_A_CPU: Mapping[str, str] = {
+    "kinema_train_mfu_ratio": "what a CPU can do at most is not known",
+    "kinema_train_hfu_ratio": "what a CPU can do at most is not known",
+}
+"""Metrics that no training without an accelerator has, and why: `SHOWN` has what panels make of them."""
+_POD = f'{_JOB}, pod="wan-train-1-master-0", stage="train"'
+SHOWN = (
+    Recorded(
+        'max by (namespace, vtj) (kinema_train_mfu_ratio{namespace="team", vtj="wan"})',
+        {f"kinema_train_mfu_ratio{{{_POD}}}": "0.43x9"},
+        "5m",
+        {_JOB: 0.43},
+    ),
+    Recorded(
+        'max by (namespace, vtj) (kinema_train_hfu_ratio{namespace="team", vtj="wan"})',
+        {f"kinema_train_hfu_ratio{{{_POD}}}": "0.52x9"},
+        "5m",
+        {_JOB: 0.52},
+    ),
+    Recorded(
+        'avg by (vendor) (vtj:accelerator_util:ratio{namespace=~".+"})',
+        {f"DCGM_FI_DEV_GPU_UTIL{{{_HONOURED}}}": "50x5", f"DCGM_FI_DEV_GPU_UTIL{{{_RENAMED}}}": "70x5",
+         f"npu_chip_info_utilization{{{_NPU}}}": "20x5"},
+        "3m",
+        {'vendor="nvidia"': 0.6, 'vendor="ascend"': 0.2},
+    ),
+    Recorded(
+        'max by (pod, device) (vtj:accelerator_util:ratio{namespace="team", vtj="wan"})',
+        {f"DCGM_FI_DEV_GPU_UTIL{{{_HONOURED}}}": "50x5"},
+        "3m",
+        {'device="3", pod="wan-train-1-master-0"': 0.5},
+    ),
+    Recorded(
+        'max by (pod, device) (vtj:accelerator_memory_used:bytes{namespace="team", vtj="wan"})',
+        {f"DCGM_FI_DEV_FB_USED{{{_HONOURED}}}": "3x5"},
+        "3m",
+        {'device="3", pod="wan-train-1-master-0"': 3 * _MIB},
+    ),
+    Recorded(
+        'sum(vtj:accelerator_power:watts{namespace="team", vtj="wan"})',
+        {f"DCGM_FI_DEV_POWER_USAGE{{{_HONOURED}}}": "500x5", f"DCGM_FI_DEV_POWER_USAGE{{{_RENAMED}}}": "400x5"},
+        "3m",
+        {"": 900},
+    ),
+    Recorded(
+        'max(vtj:accelerator_temperature:celsius{namespace="team", vtj="wan"})',
+        {f"DCGM_FI_DEV_GPU_TEMP{{{_HONOURED}}}": "50x5", f"DCGM_FI_DEV_GPU_TEMP{{{_RENAMED}}}": "61x5"},
+        "3m",
+        {"": 61},
+    ),
+)  # fmt: skip
+"""What panels show of series that no node without accelerators has."""

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kinema_dashboards import files
+from kinema_dashboards.live import Span
 
 PICTURES = files.ROOT / "docs" / "dashboards"
 
@@ -52,6 +55,11 @@ def _values(options: argparse.Namespace) -> dict[str, str]:
             "__rate_interval": "1m", "__range": window}  # fmt: skip
 
 
+def _span(options: argparse.Namespace) -> Span:
+    end = time.time()
+    return Span(end - 60 * options.range, end)
+
+
 def _check() -> int:
     stale = files.stale()
     for path in stale:
@@ -62,11 +70,11 @@ def _check() -> int:
 def _silent(options: argparse.Namespace) -> int:
     from kinema_dashboards.live import Prometheus, silent
 
-    found = silent(Prometheus(options.prometheus), _values(options))
+    found = silent(Prometheus(options.prometheus), _values(options), span=_span(options))
     for item in found:
         print(f"{'excused' if item.excused else 'silent '}  {item.where}: {item.expr}")
     missing = [item for item in found if not item.excused]
-    print(f"{len(missing)} queries without data, and {len(found) - len(missing)} that only accelerators answer")
+    print(f"{len(missing)} queries without data, and {len(found) - len(missing)} that need not have any")
     return 1 if missing else 0
 
 
@@ -77,12 +85,10 @@ def _sheets(options: argparse.Namespace) -> int:
 
     if options.prometheus is None:
         return _rehearsed(options)
-    end = time.time()
-    span = sheet.Span(end - 60 * options.range, end)
-    caption = time.strftime("%Y-%m-%d, from a running Prometheus", time.gmtime(end))
-    for path in sheet.write(
-        BOARDS, Prometheus(options.prometheus), span, _values(options), options.out, caption=caption
-    ):
+    span, prometheus = _span(options), Prometheus(options.prometheus)
+    caption = time.strftime("%Y-%m-%d, from a running Prometheus", time.gmtime(span.end))
+    boards = [(board, span) for board in BOARDS]
+    for path in sheet.write(boards, prometheus, _values(options), options.out, caption=caption):
         print(f"wrote {path}")
     return 0
 
@@ -94,18 +100,34 @@ def _rehearsed(options: argparse.Namespace) -> int:
 
     begun = time.time()
     with (
+        _ended_in_order(),
         tempfile.TemporaryDirectory(prefix="kinema-dashboards-") as name,
         scene.served() as (moving, targets),
-        live.running(programs.ensure(), Path(name), targets) as prometheus,
+        live.running(programs.ensure(), Path(name), live.static(targets)) as prometheus,
     ):
         while time.time() < begun + 60 * options.range:
             moving.tick()
             time.sleep(1.0)
         caption = "a rehearsal: made-up jobs, scraped by a real Prometheus"
-        span = sheet.Span(begun, time.time())
-        for path in sheet.write(BOARDS, prometheus, span, scene.VALUES, options.out, caption=caption):
+        span = live.Span(begun, time.time())
+        boards = [(board, span) for board in BOARDS]
+        for path in sheet.write(boards, prometheus, scene.VALUES, options.out, caption=caption):
             print(f"wrote {path}")
     return 0
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM end this process through every `finally`, so that a Prometheus of ours does not stay behind."""
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

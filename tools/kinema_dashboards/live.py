@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import socket
 import subprocess
 import time
@@ -14,20 +15,27 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
+from kinema_dashboards.alerts import ALERTS
 from kinema_dashboards.boards import Board, Panel, Query
 from kinema_dashboards.build import BOARDS
 from kinema_dashboards.files import recordings
 from kinema_dashboards.programs import Programs
-from kinema_dashboards.queries import filled, names
+from kinema_dashboards.queries import filled, made_of, names
 from kinema_dashboards.rules import ACCELERATORS, RECORDINGS
 
 START_SECONDS = 60.0
-FROM_EXPORTERS = frozenset(rule.name for rule in ACCELERATORS)
-"""Series that only nodes with accelerators and their exporters have."""
+POINTS, MOST_POINTS = 300, 10_000
+"""Of a result that is drawn, and of any: Prometheus gives no more than 11,000."""
+Raw = dict[str, Any]
+EXCUSES: Mapping[str, str] = MappingProxyType(
+    {rule.name: "only nodes with accelerators and their exporters have it" for rule in ACCELERATORS}
+)
+"""Metrics without which a query may be empty, and why."""
 
 
 class LiveError(Exception):
@@ -43,6 +51,18 @@ class Target:
     labels: Mapping[str, str] = field(default_factory=dict)
     honours: bool = False
     """Whether its own labels win."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A time, in Unix seconds."""
+
+    start: float
+    end: float
+
+    def step(self, points: int = POINTS) -> float:
+        """Seconds between two of so many points, at least one."""
+        return max(1.0, math.ceil((self.end - self.start) / points))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +90,17 @@ class Prometheus:
         except (OSError, ValueError) as error:
             raise LiveError(f"{self.address} does not answer: {error}") from error
 
-    def now(self, expr: str) -> list[Series]:
-        """The result at this moment."""
-        data = self._get("query", query=expr)
+    def now(self, expr: str, *, at: float | None = None) -> list[Series]:
+        """The result at this moment, or at a Unix time."""
+        data = self._get("query", query=expr, **({} if at is None else {"time": f"{at}"}))
         if data["resultType"] == "scalar":
             return [Series({}, (_point(data["result"]),))]
         return [Series(item["metric"], (_point(item["value"]),)) for item in data["result"]]
 
-    def over(self, expr: str, *, start: float, end: float, step: float) -> list[Series]:
-        """The result over a time; Unix times and seconds."""
-        data = self._get("query_range", query=expr, start=f"{start}", end=f"{end}", step=f"{step}")
+    def over(self, expr: str, span: Span, *, points: int = POINTS) -> list[Series]:
+        """The result over a time."""
+        step = f"{span.step(points)}"
+        data = self._get("query_range", query=expr, start=f"{span.start}", end=f"{span.end}", step=step)
         return [Series(item["metric"], tuple(_point(pair) for pair in item["values"])) for item in data["result"]]
 
     def healthy(self) -> list[str]:
@@ -100,12 +121,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(
-    programs: Programs, folder: Path, targets: Sequence[Target], *, interval: str = "1s"
-) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes the targets and keeps our recording rules; it ends with the block."""
+def running(programs: Programs, folder: Path, scrapes: Sequence[Raw], *, interval: str = "1s") -> Iterator[Prometheus]:
+    """A Prometheus with these scrape configs that keeps our recording rules; it ends with the block."""
     config, rules = folder / "prometheus.yaml", folder / "rules.yaml"
-    config.write_text(yaml.safe_dump(_config(targets, rules, interval)), encoding="utf-8")
+    config.write_text(yaml.safe_dump(_config(scrapes, rules, interval)), encoding="utf-8")
     rules.write_text(yaml.safe_dump(_fast(interval)), encoding="utf-8")
     port, log = free_port(), folder / "prometheus.log"
     command = [
@@ -132,23 +151,28 @@ def _await_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None
     raise LiveError(f"Prometheus did not start: {log.read_text(errors='replace')[-2000:]}")
 
 
-def _config(targets: Sequence[Target], rules: Path, interval: str) -> dict[str, Any]:
-    jobs: dict[str, dict[str, Any]] = {}
+def static(targets: Sequence[Target]) -> list[Raw]:
+    """The scrape configs of ports of this machine."""
+    jobs: dict[str, Raw] = {}
     for target in targets:
         job = jobs.setdefault(
             target.job, {"job_name": target.job, "honor_labels": target.honours, "static_configs": []}
         )
         job["static_configs"].append({"targets": [f"127.0.0.1:{target.port}"], "labels": dict(target.labels)})
+    return list(jobs.values())
+
+
+def _config(scrapes: Sequence[Raw], rules: Path, interval: str) -> Raw:
     return {
         "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
         "rule_files": [str(rules)],
-        "scrape_configs": list(jobs.values()),
+        "scrape_configs": list(scrapes),
     }
 
 
-def _fast(interval: str) -> dict[str, Any]:
+def _fast(interval: str) -> Raw:
     """The chart's recording rules, evaluated as often as it is scraped here."""
-    document: dict[str, Any] = yaml.safe_load(recordings())
+    document: Raw = yaml.safe_load(recordings())
     for group in document["groups"]:
         group["interval"] = interval
     return document
@@ -160,8 +184,8 @@ class Silent:
 
     where: str
     expr: str
-    excused: bool
-    """It asks for what only nodes with accelerators have."""
+    excused: str = ""
+    """Why it need not have any; empty when it must."""
 
 
 def asked() -> Iterator[tuple[Board, Panel, Query]]:
@@ -172,15 +196,27 @@ def asked() -> Iterator[tuple[Board, Panel, Query]]:
                 yield board, panel, query
 
 
-def silent(prometheus: Prometheus, values: Mapping[str, str]) -> list[Silent]:
-    """Every query of a panel and every recorded series that has no data."""
-    found = []
-    for board, panel, query in asked():
-        expr = filled(query.expr, values)
-        if not prometheus.now(expr):
-            excused = names(query.expr) <= FROM_EXPORTERS
-            found.append(Silent(f"{board.title}: {panel.title}", expr, excused))
-    for rule in RECORDINGS:
-        if not prometheus.now(rule.name):
-            found.append(Silent("recorded", rule.name, rule.name in FROM_EXPORTERS))
-    return found
+def silent(
+    prometheus: Prometheus, values: Mapping[str, str], *, span: Span | None = None, excuses: Mapping[str, str] = EXCUSES
+) -> list[Silent]:
+    """Every query of a panel or of a rule that has no data; of an alert, every series that it is made of.
+
+    Args:
+        prometheus: who is asked.
+        values: of the dashboards' variables.
+        span: data at some time within it will do; data at this moment when left out.
+        excuses: names of metrics, and why a query that asks for no others need not have data.
+    """
+
+    def speaks(expr: str) -> bool:
+        return bool(prometheus.now(expr) if span is None else prometheus.over(expr, span, points=MOST_POINTS))
+
+    wanted = [(f"{board.title}: {panel.title}", filled(query.expr, values)) for board, panel, query in asked()]
+    wanted += [(f"rule {rule.name}", rule.name) for rule in RECORDINGS]
+    wanted += [(f"alert {alert.name}", expr) for alert in ALERTS for expr in made_of(alert.expr)]
+    return [Silent(where, expr, _excuse(expr, excuses)) for where, expr in wanted if not speaks(expr)]
+
+
+def _excuse(expr: str, excuses: Mapping[str, str]) -> str:
+    asked_for = names(expr)
+    return "; ".join(dict.fromkeys(excuses[name] for name in sorted(asked_for))) if asked_for <= excuses.keys() else ""

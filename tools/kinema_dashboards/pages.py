@@ -55,9 +55,9 @@ The chart installs three, as ConfigMaps that Grafana's sidecar finds by the labe
 sidecar, import the files of `charts/kinema/files/dashboards`. The data source is chosen at the top. What accelerators
 themselves measure comes from DCGM's exporter (NVIDIA) or npu-exporter (Ascend), and the same panels show either.
 
-The pictures are no screens of Grafana: `tools/dashboards sheets` draws what a real Prometheus answers to each panel's
-queries, here of made-up jobs. `tools/dashboards sheets --prometheus URL --namespace NAMESPACE --job NAME` draws your
-own, and `tools/dashboards silent --prometheus URL` lists the queries to which your Prometheus has no data.
+The pictures are no screens of Grafana: they show what a real Prometheus answers to each panel's queries; each says of
+which jobs. `tools/dashboards sheets --prometheus URL --namespace NAMESPACE --job NAME` draws your own, and
+`tools/dashboards silent --prometheus URL` lists the queries to which your Prometheus has had no data.
 
 """
 

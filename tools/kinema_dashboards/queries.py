@@ -13,6 +13,7 @@ from promql_parser import VectorSelector
 
 RATE_INTERVAL = "$__rate_interval"
 VARIABLE = re.compile(r"\$\{?([A-Za-z_]+)(?::[a-z]+)?\}?")
+NOT_EMPTY = '!=""'
 GENERAL: Mapping[str, str] = MappingProxyType({"__rate_interval": "5m", "__range": "1h", "__interval": "1m"})
 """Grafana's own variables, as durations that a parser takes."""
 
@@ -43,3 +44,13 @@ def selectors(expr: str) -> Iterator[VectorSelector]:
 def names(expr: str) -> set[str]:
     """The names of the metrics that a query asks for."""
     return {str(selector.name) for selector in selectors(expr)}
+
+
+def made_of(expr: str) -> list[str]:
+    """The series that a query selects, each as a query of its own that asks for its labels but for no values."""
+    return sorted({_shape(selector) for selector in selectors(expr)})
+
+
+def _shape(selector: VectorSelector) -> str:
+    labels = sorted({matcher.name for matcher in selector.matchers.matchers})
+    return f"{selector.name}{{{', '.join(label + NOT_EMPTY for label in labels)}}}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,13 @@ from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
 from kinema_dashboards.boards import Board, Panel, Query, Shape
-from kinema_dashboards.live import Prometheus, Series
+from kinema_dashboards.live import Prometheus, Series, Span
 from kinema_dashboards.queries import VARIABLE, filled
 
 COLUMNS = 24
 WIDTH, UNIT = 15.0, 0.32
 """Inches of a sheet, and of one unit of a panel's height."""
 DPI = 72
-POINTS = 300
 HEADING = 0.8
 TICKS = (0.1, 0.5, 0.9)
 """Where the time is written, as shares of the span."""
@@ -40,19 +38,6 @@ NAMED = 8
 NOTHING = "no data"
 COLOURS = 96
 """Of the picture; fewer make smaller files."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """The time that is shown, in Unix seconds."""
-
-    start: float
-    end: float
-
-    @property
-    def step(self) -> float:
-        """Between two points."""
-        return max(1.0, math.ceil((self.end - self.start) / POINTS))
 
 
 def human(value: float, unit: str) -> str:
@@ -135,7 +120,8 @@ def _shown(board: Board, values: Mapping[str, str]) -> str:
 
 
 Results = list[tuple[Query, list[Series]]]
-_NOW = frozenset({Shape.NUMBER, Shape.BARS, Shape.TABLE})
+_NOW = frozenset({Shape.BARS, Shape.TABLE})
+"""Shapes that ask for the end of the span alone, as they do in Grafana; a number is the last one within it."""
 
 
 def _results(panel: Panel, prometheus: Prometheus, span: Span, values: Mapping[str, str]) -> Results:
@@ -144,9 +130,9 @@ def _results(panel: Panel, prometheus: Prometheus, span: Span, values: Mapping[s
         expr = filled(query.expr, values)
         assert VARIABLE.search(expr) is None
         if panel.shape in _NOW:
-            found.append((query, prometheus.now(expr)))
+            found.append((query, prometheus.now(expr, at=span.end)))
         else:
-            found.append((query, prometheus.over(expr, start=span.start, end=span.end, step=span.step)))
+            found.append((query, prometheus.over(expr, span)))
     return found
 
 
@@ -196,7 +182,9 @@ def _timed(axes: Any, span: Span) -> None:
 
 def _number(axes: Any, panel: Panel, results: Results, _: Span) -> None:
     axes.axis("off")
-    named = [(legend(query, series.labels), series.points[-1][1]) for query, found in results for series in found]
+    last = [(series.points[-1], legend(query, series.labels)) for query, found in results for series in found]
+    # What was said last comes first: series that have ended are there too.
+    named = [(name, value) for (_, value), name in sorted(last, key=lambda item: -item[0][0])]
     if not named:
         _nothing(axes)
         return
@@ -280,12 +268,18 @@ def _png(figure: Figure) -> bytes:
     return small.getvalue()
 
 
-def write(boards: Sequence[Board], prometheus: Prometheus, span: Span, values: Mapping[str, str], folder: Path, *,
-          caption: str) -> list[Path]:  # fmt: skip
-    """A sheet of each dashboard, in a folder."""
+def write(
+    boards: Sequence[tuple[Board, Span]],
+    prometheus: Prometheus,
+    values: Mapping[str, str],
+    folder: Path,
+    *,
+    caption: str,
+) -> list[Path]:
+    """A sheet of each dashboard over a time of its own, in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for board in boards:
+    for board, span in boards:
         path = folder / f"{board.uid}.png"
         path.write_bytes(draw(board, prometheus, span, values, caption=caption))
         written.append(path)

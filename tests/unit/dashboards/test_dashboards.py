@@ -161,6 +161,36 @@ def test_the_metrics_page_has_every_metric() -> None:
         assert f"`{name}`" in text
 
 
+TEXTS = sorted(
+    path
+    for pattern in ("README.md", "docs/**/*.md", "examples/**/*", "charts/kinema/**/*", "bench/*.md", "crds/**/*.yaml")
+    for path in files.ROOT.glob(pattern)
+    if path.is_file() and path.suffix in (".md", ".yaml", ".tpl", ".txt", ".json")
+)
+PACKAGES = {path.parent.name for folder in ("crds", "operator", "trainer", "tools")
+            for path in (files.ROOT / folder).glob("kinema_*/__init__.py")}  # fmt: skip
+NAME = re.compile(r"(?<![\w./-])kinema_[a-z0-9_]*[a-z0-9](?!\w|_*\.\.\.)")
+
+
+def strange(text: str) -> set[str]:
+    """What looks like a metric of ours, and is none."""
+    names_of_histograms = {entry.name for entry in inventory.entries()}
+    return set(NAME.findall(text)) - inventory.known() - names_of_histograms - PACKAGES
+
+
+def test_metrics_that_are_named_anywhere_are_served() -> None:
+    assert {"kinema_train_loss", "kinema_stage_text"} <= {
+        name for path in TEXTS for name in NAME.findall(path.read_text(encoding="utf-8"))
+    }
+    found = {str(path.relative_to(files.ROOT)): strange(path.read_text(encoding="utf-8")) for path in TEXTS}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_a_metric_of_yesterday_is_seen() -> None:
+    text = "look at `kinema_stage_loss{stage=...}` and kinema_leader, in `kinema_api.names` and kinema_train_..."
+    assert strange(text) == {"kinema_stage_loss"}
+
+
 def test_no_label_of_ours_is_one_that_prometheus_gives() -> None:
     taken = {"job", "instance", "exported_job"}
     assert not [entry for entry in inventory.entries() if entry.name != "up" and taken & set(entry.labels)]

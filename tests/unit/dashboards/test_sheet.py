@@ -4,21 +4,24 @@
 from __future__ import annotations
 
 import io
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kinema_dashboards import __main__ as command
 from kinema_dashboards import live, sheet
-from kinema_dashboards.boards import Query, Shape
+from kinema_dashboards.boards import Board, Query, Row, Shape
 from kinema_dashboards.build import BOARDS
-from kinema_dashboards.live import Prometheus, Series, Silent
+from kinema_dashboards.live import Prometheus, Series, Silent, Span
 from PIL import Image
 
 pytestmark = pytest.mark.unit
 
 VALUES = {"namespace": "team", "vtj": "wan", "job": ".+", "instance": ".+", "__rate_interval": "1m", "__range": "10m"}
-SPAN = sheet.Span(1_000_000.0, 1_000_600.0)
+SPAN = Span(1_000_000.0, 1_000_600.0)
 
 
 class Answers(Prometheus):
@@ -35,11 +38,12 @@ class Answers(Prometheus):
         points = tuple((SPAN.start + 60 * number, value) for number, value in enumerate(self.values))
         return [Series(labels, points)] if points else []
 
-    def now(self, expr: str) -> list[Series]:
+    def now(self, expr: str, *, at: float | None = None) -> list[Series]:
+        assert at in (None, SPAN.end)
         return self._series(expr)
 
-    def over(self, expr: str, *, start: float, end: float, step: float) -> list[Series]:
-        assert (start, end, step) == (SPAN.start, SPAN.end, 2.0)
+    def over(self, expr: str, span: Span, *, points: int = live.POINTS) -> list[Series]:
+        assert span == SPAN and span.step(points) == 2.0
         return self._series(expr)
 
 
@@ -103,17 +107,69 @@ def test_sheets_of_a_prometheus_are_written(tmp_path: Path, monkeypatch: pytest.
 def test_what_has_no_data_is_listed_and_what_needs_accelerators_is_excused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    excused = Silent("Job: Memory", "vtj:accelerator_memory_used:bytes", excused=True)
+    excused = Silent("Job: Memory", "vtj:accelerator_memory_used:bytes", excused="no accelerator")
     found = [excused]
-    monkeypatch.setattr(live, "silent", lambda *_: found)
+    monkeypatch.setattr(live, "silent", lambda *_, span: found if span.end - span.start == 600 else [])
     assert command.main(["silent", "--prometheus", "http://p"]) == 0
-    found.append(Silent("Job: Loss", "kinema_train_loss", excused=False))
+    found.append(Silent("Job: Loss", "kinema_train_loss"))
     assert command.main(["silent", "--prometheus", "http://p"]) == 1
     said = capsys.readouterr().out
     assert "silent   Job: Loss: kinema_train_loss" in said
-    assert "1 queries without data, and 1 that only accelerators answer" in said
+    assert "1 queries without data, and 1 that need not have any" in said
 
 
 def test_a_prometheus_that_is_not_there_is_told() -> None:
     with pytest.raises(live.LiveError, match="does not answer"):
         Prometheus(f"http://127.0.0.1:{live.free_port()}").now("up")
+
+
+class Numbers(Prometheus):
+    """Two series of a number: one that ended, and one that goes on."""
+
+    def over(self, expr: str, span: Span, *, points: int = live.POINTS) -> list[Series]:
+        return [
+            Series({"stage": "prepare"}, ((span.start, 0.2), (span.start + 60, 1.0))),
+            Series({"stage": "train"}, ((span.start + 60, 0.1), (span.end, 0.4))),
+        ]
+
+
+def test_a_number_is_the_last_one_and_what_goes_on_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr("matplotlib.axes.Axes.text", lambda self, x, y, text, **_: written.append(text))
+    panel = next(panel for panel in BOARDS[1].panels if panel.title == "Progress")
+    board = Board(uid="x", title="x", text="x", variables=(), rows=(Row("x", (panel,)),))
+    sheet.draw(board, Numbers("http://nowhere"), SPAN, VALUES, caption="c")
+    assert written == ["40 %", "train", "100 %", "prepare"]
+
+
+TERMINATED = """
+import contextlib, sys, time
+from kinema_dashboards import __main__ as command, live, programs, scene
+
+@contextlib.contextmanager
+def running(*_):
+    try:
+        print("runs", flush=True)
+        yield None
+    finally:
+        print("ended", flush=True)
+
+@contextlib.contextmanager
+def served():
+    class Moving:
+        def tick(self):
+            pass
+    yield Moving(), []
+
+programs.ensure, live.running, scene.served = lambda: None, running, served
+command.main(["sheets"])
+"""
+
+
+def test_sigterm_ends_the_prometheus_of_a_rehearsal() -> None:
+    with subprocess.Popen([sys.executable, "-c", TERMINATED], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "runs\n"
+        process.terminate()
+        assert process.stdout.read() == "ended\n"
+    assert process.returncode == 128 + signal.SIGTERM
