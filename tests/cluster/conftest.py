@@ -18,15 +18,16 @@ from kinema_cluster.full import WORKSPACE
 
 from tests.cluster.jobs import DATASET, NO_RESULT, SHORT, WEIGHTS, Job, Jobs
 from tests.cluster.outcome import Table
+from tests.cluster.scraping import Scraping, scraped
 from tests.cluster.witness import Witness
 
 NAMESPACE = "kinema-test"
 """Its pods must keep the restricted Pod Security standard."""
 
 
-ORDER = ("test_local_cluster", "test_progress", "test_sharing", "test_pipeline")
-"""Files that go first, in this order: clusters are started and killed before one stays up, and the watch of
-test_progress must see `second` from its beginning."""
+ORDER = ("test_local_cluster", "test_progress", "test_metrics_scraped", "test_sharing", "test_pipeline")
+"""Files that go first, in this order: clusters are started and killed before one stays up, the watch of test_progress
+must see `second` from its beginning, and Prometheus need not go on scraping what it was not meant for."""
 
 
 TABLE = Table()
@@ -114,14 +115,33 @@ def shared(jobs: Jobs) -> str:
 
 
 @pytest.fixture(scope="session")
-def wan(jobs: Jobs, shared: str) -> Job:
+def scraping(
+    request: pytest.FixtureRequest, cluster: Target, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scraping | None]:
+    """A Prometheus that scrapes Kinema from before `wan` on; None where no test asks it, or pods cannot be reached."""
+    asked = any("cluster/test_metrics_scraped.py" in item.nodeid for item in request.session.items)
+    if not asked or not cluster.local:
+        yield None
+        return
+    with scraped(kubectl, tmp_path_factory.mktemp("scraping")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def wan(jobs: Jobs, shared: str, scraping: Scraping | None) -> Job:
     """The whole pipeline, once; started when it is first wanted."""
     return jobs.start("wan", root=shared, stages=SHORT)
 
 
 @pytest.fixture(scope="session")
-def second(jobs: Jobs, wan: Job, shared: str) -> Job:
+def second(jobs: Jobs, wan: Job, shared: str, scraping: Scraping | None) -> Job:
     """Another job over the same data, that trains for about a minute; started when `wan` has ended."""
     wan.succeeded()
-    stages = {**NO_RESULT, "train": {"steps": 300, "checkpoint": {"everySteps": 100}}}
-    return jobs.start("second", root=shared, stages=stages)
+    if scraping is not None:
+        scraping.price()
+    train = {
+        "steps": 300,
+        "checkpoint": {"everySteps": 100},
+        "validation": {"everySteps": 100, "clips": 1, "timesteps": 2},
+    }
+    return jobs.start("second", root=shared, stages={**NO_RESULT, "train": train})
