@@ -101,7 +101,7 @@ def seen(scraping: Scraping | None, jobs: Jobs, wan: Job, second: Job) -> Iterat
     failing = jobs.start("no-dataset", **wrong)
     with taken(second.kubectl, "name-taken-check-1"):
         blocked = jobs.start("name-taken", **wrong)
-        ask_for_samples(wan)
+        ask_for_samples(second)
         failing.ended(Phase.FAILED)
         found = _collected(scraping)
     yield found
