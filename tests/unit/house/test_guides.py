@@ -17,7 +17,8 @@ from kinema_api.settings import Stages, StageSettings, TrainSettings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 GUIDES = [REPOSITORY / "docs" / f"{name}.md" for name in ("data", "objectives", "plan", "training")]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+README = REPOSITORY / "README.md"
+PAGES = [README, *sorted((REPOSITORY / "docs").rglob("*.md"))]
 PRINTED = "kubectl.md"
 """Shows what kubectl prints; tests/cluster/test_docs.py compares it."""
 EXAMPLES = sorted((REPOSITORY / "examples").rglob("*.yaml"))
@@ -108,9 +109,12 @@ def test_pieces_of_jobs_are_what_a_job_may_say(piece: dict[str, Any]) -> None:
     (Stages if piece.keys() <= set(Stages.model_fields) else TrainSettings).model_validate(piece)
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in (*PAGES, *EXAMPLES) if page.name != PRINTED], ids=lambda page: page.name
-)
+def place(page: Path) -> str:
+    """What a page is called in the name of a test."""
+    return page.relative_to(REPOSITORY).as_posix()
+
+
+@pytest.mark.parametrize("page", [page for page in (*PAGES, *EXAMPLES) if page.name != PRINTED], ids=place)
 def test_files_and_modules_that_a_page_names_are_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     shown = code(text) if page.suffix == ".md" else text
@@ -126,7 +130,7 @@ def module(name: str) -> bool:
     return any(place.is_dir() or place.with_suffix(".py").is_file() for place in places)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=place)
 def test_links_lead_somewhere(page: Path) -> None:
     dead = []
     for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
@@ -143,5 +147,11 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_the_readme_leads_to_every_page() -> None:
-    targets = {target for target, _ in LINK.findall((REPOSITORY / "README.md").read_text(encoding="utf-8"))}
-    assert {f"docs/{page.name}" for page in PAGES[1:]} <= targets
+    reached, new = {README}, [README]
+    while new:
+        page = new.pop()
+        targets = {(page.parent / target).resolve() for target, _ in LINK.findall(page.read_text(encoding="utf-8"))}
+        found = {target for target in targets if target.suffix == ".md" and target.is_file()} - reached
+        reached |= found
+        new += found
+    assert [place(page) for page in PAGES if page not in reached] == []
