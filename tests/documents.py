@@ -106,6 +106,10 @@ class Page:
         """Steps of some kinds."""
         return [step for step in self.steps if isinstance(step, kinds)]
 
+    def file(self, name: str) -> str:
+        """The text of a file that the page tells to write."""
+        return next(step.text for step in self.steps if isinstance(step, File) and step.name == name)
+
     @property
     def commands(self) -> list[Command]:
         """The commands that are run."""
@@ -310,4 +314,4 @@ class Reader:
 
     def _variables(self) -> dict[str, str]:
         path = f"{self.folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return {**os.environ, "COLUMNS": "80", "LC_ALL": "C.UTF-8", "NO_COLOR": "1", **self.environment, "PATH": path}
+        return {**os.environ, **self.environment, "COLUMNS": "80", "LC_ALL": "C.UTF-8", "NO_COLOR": "1", "PATH": path}

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from kinema_cluster.full import WORKSPACE
 
 from tests import documents
 from tests.cluster.jobs import Job
-from tests.documents import File, Page, Reader
+from tests.documents import Reader
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -32,11 +32,6 @@ def claim(kubectl: Kubectl) -> Object:
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": WORKSPACE}, "spec": found["spec"]}
 
 
-def text_of(page: Page, name: str) -> str:
-    """A file of a page."""
-    return next(step.text for step in page.steps if isinstance(step, File) and step.name == name)
-
-
 def kubeconfig(kubectl: Kubectl, folder: Path) -> Path:
     """A kubeconfig of the cluster whose context has the tests' namespace."""
     config = json.loads(kubectl.run("config", "view", "--raw", "--flatten", "-o", "json"))
@@ -47,24 +42,29 @@ def kubeconfig(kubectl: Kubectl, folder: Path) -> Path:
     return file
 
 
+LEFT = ("vtj/first", "pod/loader", "rolebinding/reader", "serviceaccount/reader")
+"""What a quick start that failed half-way leaves behind."""
+
+
 @pytest.fixture(scope="module")
-def reader(kubectl: Kubectl, images: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Reader:
+def reader(kubectl: Kubectl, images: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     """Somebody with an administrator's kubeconfig, whose images were loaded into the cluster."""
     ensure(HELM)
     folder = tmp_path_factory.mktemp("reader")
-    environment = helm_environment(kubeconfig(kubectl, folder))
-    return Reader(
+    loader = documents.read(documents.QUICK_START).file("loader.yaml")
+    own = {
+        "values.yaml": json.dumps(values(images)),
+        "claim.yaml": json.dumps(claim(kubectl)),
+        "loader.yaml": loader.replace(IMAGE, images["wan2.1"]),
+    }
+    kubectl.run("delete", *LEFT, "--ignore-not-found")
+    yield Reader(
         folder,
-        {**environment, "NO_PROXY": "*"},
-        own={
-            "values.yaml": json.dumps(values(images)),
-            "claim.yaml": json.dumps(claim(kubectl)),
-            "loader.yaml": text_of(documents.read(documents.QUICK_START), "loader.yaml").replace(
-                IMAGE, images["wan2.1"]
-            ),
-        },
+        {**helm_environment(kubeconfig(kubectl, folder)), "NO_PROXY": "*"},
+        own=own,
         programs={"kubectl": Path(kubectl.binary), "helm": HELM.binary("helm")},
     )
+    kubectl.run("delete", *LEFT, "--ignore-not-found", "--wait=false")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def prepared(wan: Job, workspace: Shell) -> Job:
 
 
 def test_the_readers_files_are_those_of_the_page() -> None:
-    assert IMAGE in text_of(documents.read(documents.QUICK_START), "loader.yaml")
+    assert IMAGE in documents.read(documents.QUICK_START).file("loader.yaml")
 
 
 def test_the_quick_start(reader: Reader, prepared: Job) -> None:

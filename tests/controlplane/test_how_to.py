@@ -67,3 +67,20 @@ def reader(team: Team, tmp_path: Path) -> Reader:
 @pytest.mark.parametrize("name", documents.ON_THE_CONTROL_PLANE)
 def test_a_guide_that_needs_no_node(reader: Reader, name: str) -> None:
     assert reader.run(documents.read(name))
+
+
+READY_MADE = """\
+```console
+$ helm template kinema charts/kinema --values values.yaml --show-only templates/operator-deployment.yaml
+...registry.example.com/kinema/control-plane:0.1.0...
+$ kubectl apply --dry-run=server -f loader.yaml
+$ sed s/kinema-workspace/another/ claim.yaml | kubectl apply --dry-run=server -f -
+```
+"""
+
+
+def test_what_the_quick_start_leaves_to_its_reader_is_sound_as_it_stands(reader: Reader) -> None:
+    page = documents.read(documents.QUICK_START)
+    for name in ("values.yaml", "claim.yaml", "loader.yaml"):
+        (reader.folder / "kinema" / name).write_text(page.file(name), encoding="utf-8")
+    assert reader.run(documents.parse(READY_MADE, name="this test"))

@@ -11,15 +11,14 @@ import av
 import pytest
 
 from tests import documents
-from tests.documents import File, Reader
+from tests.documents import Reader
 
 pytestmark = pytest.mark.timeout(300)
 
 
 def draw(folder: Path) -> None:
     """Run the quick start's script."""
-    page = documents.read(documents.QUICK_START)
-    script = next(step.text for step in page.steps if isinstance(step, File) and step.name == "draw.py")
+    script = documents.read(documents.QUICK_START).file("draw.py")
     for _ in range(2):  # again: nothing to do
         subprocess.run([sys.executable, "-", str(folder)], input=script, text=True, check=True, timeout=120)
 
