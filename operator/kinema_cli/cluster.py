@@ -45,7 +45,11 @@ class Where:
 
     @property
     def namespace(self) -> str:
-        """The namespace: the named one, that of the context, that of the pod, or `default`."""
+        """The namespace: the named one, that of the context, that of the pod, or `default`.
+
+        Raises:
+            CommandError: there is no such context.
+        """
         return self.named or _namespace(self) or "default"
 
     @property
@@ -71,6 +75,9 @@ def _namespace(where: Where) -> str | None:
         return None
     wanted = where.context or current["name"]
     found = next((entry for entry in contexts if entry["name"] == wanted), None)
+    if where.context and found is None:
+        known = ", ".join(entry["name"] for entry in contexts)
+        raise CommandError(f"--context {where.context}: the contexts of {path} are {known}")
     return ((found or {}).get("context") or {}).get("namespace")
 
 

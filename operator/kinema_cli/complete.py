@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kinema_cli.cluster import Where, cluster
+from kinema_cli.errors import CommandError
 from kinema_kube.connect import NoClusterError
 from kinema_kube.errors import KubeError
 from kinema_kube.resources import VIDEO_TRAINING_JOBS
@@ -26,5 +27,5 @@ def job_names(options: Mapping[str, Any], incomplete: str) -> list[str]:
 
     try:
         return asyncio.run(listed())
-    except (KubeError, NoClusterError, TimeoutError):
+    except (CommandError, KubeError, NoClusterError, TimeoutError):
         return []

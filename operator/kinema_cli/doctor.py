@@ -32,9 +32,9 @@ _SELF_REVIEWS = Resource(
 _SECONDS = 10.0
 
 
-def doctor(where: Where, *, system: str, output: Output, strict: bool) -> int:
+def doctor(where: Where, *, system: str, output: Output, strict: bool, rights: bool = True) -> int:
     """Look at everything; 1 when something that jobs need is broken."""
-    found = asyncio.run(_look(where, system))
+    found = asyncio.run(_look(where, system, rights=rights))
     if output in (Output.JSON, Output.YAML):
         say(structured([{**finding._asdict(), "verdict": finding.verdict.value} for finding in found], output))
     else:
@@ -44,10 +44,10 @@ def doctor(where: Where, *, system: str, output: Output, strict: bool) -> int:
     return FAILED if any(finding.verdict in bad for finding in found) else 0
 
 
-async def _look(where: Where, system: str) -> list[Finding]:
+async def _look(where: Where, system: str, *, rights: bool) -> list[Finding]:
     try:
         async with cluster(where, request_timeout=_SECONDS) as kube:
-            return await look(kube, namespace=where.namespace, system=system)
+            return await look(kube, namespace=where.namespace, system=system, rights=rights)
     except NoClusterError as error:
         return [Finding(Verdict.FAIL, "kubeconfig", str(error))]
     except KubeError as error:
@@ -55,8 +55,8 @@ async def _look(where: Where, system: str) -> list[Finding]:
         return [Finding(Verdict.FAIL, "api-server", error.message, fix)]
 
 
-async def look(kube: Kube, *, namespace: str, system: str) -> list[Finding]:
-    """Every check, once there is a connection."""
+async def look(kube: Kube, *, namespace: str, system: str, rights: bool = True) -> list[Finding]:
+    """Every check, once there is a connection; what the user may do only if asked for."""
     host = kube.api.configuration.host
     try:
         first = checks.version(json.loads(await kube.raw("/version")), host)
@@ -69,7 +69,7 @@ async def look(kube: Kube, *, namespace: str, system: str) -> list[Finding]:
         ("operator", lambda: _operator(kube, system)),
         ("training-operator", lambda: _training_operator(kube)),
         ("server", lambda: _server(kube, system)),
-        ("rights", lambda: _rights(kube, namespace)),
+        *([("rights", lambda: _rights(kube, namespace))] if rights else []),
         ("pools", lambda: _pools(kube)),
     )
     found = await asyncio.gather(*(_safely(name, look) for name, look in looks))

@@ -15,11 +15,12 @@ from kinema_api.inputs import Storage
 from kinema_api.locations import claim_of, in_container, mount_path
 from kinema_api.names import ANNOTATION_CONFIG, CONFIG_DIR, CONFIG_PATH, MANAGED_BY, MANAGER, Stage, run_folder
 from kinema_api.status import Phase
+from kinema_cli.cluster import MANAGER as WRITER
+from kinema_cli.cluster import Where, run
 from kinema_cli.errors import CommandError
 from kinema_cli.gc import folders_of, result_of, same
-from kinema_kube import Kube, connect
-from kinema_kube.connect import NoClusterError
-from kinema_kube.errors import KubeError, NotFoundError
+from kinema_kube import Kube
+from kinema_kube.errors import NotFoundError
 from kinema_kube.resources import JOBS, PODS, VIDEO_TRAINING_JOBS
 
 Raw = dict[str, Any]
@@ -145,37 +146,34 @@ def _container(image: str, *, claim: str) -> Raw:
     }
 
 
-def run_there(config: GarbageConfig, *, namespace: str, image: str | None) -> GarbageResult:
+def run_there(config: GarbageConfig, where: Where, *, image: str | None) -> GarbageResult:
     """Collect a workspace of the cluster; its jobs are read anew each time.
 
     Raises:
         CommandError: the cluster cannot be reached, refuses, or the collection failed.
     """
+    namespace = where.namespace
+    return run(where, lambda kube: _collect(kube, config, namespace=namespace, image=image))
+
+
+async def _collect(kube: Kube, config: GarbageConfig, *, namespace: str, image: str | None) -> GarbageResult:
+    found = sharers(await kube.list(VIDEO_TRAINING_JOBS), config.storage, namespace=namespace)
+    chosen = image or found.image
+    if chosen is None:
+        raise CommandError(f"no job of {config.storage.uri} says which image to use: add --image, the stage image")
+    name = f"kinema-gc-{uuid.uuid4().hex[:8]}"
+    body = manifest(
+        name=name,
+        namespace=namespace,
+        config=config.model_copy(update={"keep": list(found.keep)}),
+        image=chosen,
+        spec=found.spec,
+    )
+    await kube.create(JOBS, body, manager=WRITER)
     try:
-        return asyncio.run(_collect(config, namespace=namespace, image=image))
-    except (KubeError, NoClusterError) as error:
-        raise CommandError(str(error), code=1) from None
-
-
-async def _collect(config: GarbageConfig, *, namespace: str, image: str | None) -> GarbageResult:
-    async with connect() as kube:
-        found = sharers(await kube.list(VIDEO_TRAINING_JOBS), config.storage, namespace=namespace)
-        chosen = image or found.image
-        if chosen is None:
-            raise CommandError(f"no job of {config.storage.uri} says which image to use: add --image, the stage image")
-        name = f"kinema-gc-{uuid.uuid4().hex[:8]}"
-        body = manifest(
-            name=name,
-            namespace=namespace,
-            config=config.model_copy(update={"keep": list(found.keep)}),
-            image=chosen,
-            spec=found.spec,
-        )
-        await kube.create(JOBS, body, manager=MANAGER)
-        try:
-            return await _result(kube, name, namespace=namespace)
-        finally:
-            await kube.delete(JOBS, name, namespace=namespace)
+        return await _result(kube, name, namespace=namespace)
+    finally:
+        await kube.delete(JOBS, name, namespace=namespace)
 
 
 async def _result(kube: Kube, name: str, *, namespace: str) -> GarbageResult:

@@ -7,6 +7,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -22,6 +23,9 @@ from kinema_cli import gc as collection
 from kinema_cli.errors import CommandError
 from kinema_cli.local import Outcome, Runner, Stops
 from kinema_cli.screen import Live, Plain
+
+if TYPE_CHECKING:
+    from kinema_cli.cluster import Where
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +76,16 @@ class Garbage:
     """Where artifacts are collected, and by whom."""
 
     storage: str
-    local: bool
-    namespace: str
+    where: Where | None
+    """The cluster; None: this machine."""
     image: str | None
     state: Path | None
     python: str
+
+    @property
+    def local(self) -> bool:
+        """Whether a folder of this machine is meant."""
+        return self.where is None
 
 
 def collect(chosen: Garbage, *, runs: bool, min_age_hours: float, dry_run: bool, yes: bool) -> None:
@@ -98,14 +107,14 @@ def collect(chosen: Garbage, *, runs: bool, min_age_hours: float, dry_run: bool,
 
 def _collected(chosen: Garbage, config: GarbageConfig, *, for_show: bool) -> GarbageResult:
     config = config.model_copy(update={"dry_run": for_show})
-    if chosen.local:
+    if chosen.where is None:
         known = records.records(chosen.state or records.root(os.environ))
         keep = collection.keep_local(known, config.storage)
         return collection.run_here(config.model_copy(update={"keep": keep}), python=chosen.python)
     # The Kubernetes client takes a second to import; a laptop needs none.
     from kinema_cli import gc_cluster
 
-    return gc_cluster.run_there(config, namespace=chosen.namespace, image=chosen.image)
+    return gc_cluster.run_there(config, chosen.where, image=chosen.image)
 
 
 def _storage(uri: str, *, local: bool) -> Storage:

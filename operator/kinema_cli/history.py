@@ -121,7 +121,9 @@ def samples(where: Where, name: str, address: ServerAddress, *, folder: Path | N
             raise CommandError(f"--step {step}: there are samples of {rounds}", code=FAILED)
         for item in chosen if folder is not None else ():
             assert folder is not None
-            await _download(kube, address, path, item, folder)
+            place = await _download(kube, address, path, item, folder)
+            if output in (Output.TEXT, Output.WIDE):
+                say(str(place))
         return chosen
 
     found = run(where, work)
@@ -146,8 +148,8 @@ def _place(item: Mapping[str, Any]) -> str:
     return f"{item['round']}/{item['file']}"
 
 
-async def _download(kube: Kube, address: ServerAddress, path: str, item: Mapping[str, Any], folder: Path) -> None:
-    """Write one file; a broken download leaves nothing behind."""
+async def _download(kube: Kube, address: ServerAddress, path: str, item: Mapping[str, Any], folder: Path) -> Path:
+    """Write one file, and say where; a broken download leaves nothing behind."""
     parts = [str(item["round"]), str(item["file"])]
     if any(part in ("", ".", "..") or "/" in part or os.sep in part for part in parts):
         raise CommandError(f"the server names a sample {'/'.join(parts)}, which is no place for a file", code=FAILED)
@@ -164,4 +166,4 @@ async def _download(kube: Kube, address: ServerAddress, path: str, item: Mapping
         raise CommandError(f"{place} cannot be written: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
-    say(str(place))
+    return place

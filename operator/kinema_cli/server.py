@@ -21,6 +21,7 @@ from kinema_cli.cluster import FAILED
 from kinema_cli.errors import CommandError
 from kinema_cli.printing import note
 from kinema_kube import Kube
+from kinema_kube.connect import proxy_of
 
 SERVICE = "kinema-server"
 PATIENCE = 120.0
@@ -56,36 +57,59 @@ async def asked(
         ServerError: it cannot be reached, or refuses; what it said is the message.
     """
     configuration = kube.api.configuration
-    token = address.token or _own_token(configuration.api_key)
+    way = _way(address, configuration, _token(address, configuration))
+    url = f"{way.url}/{VERSION}/{path}" + (f"?{urlencode(query)}" if query else "")
+    answered = False
+    try:
+        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session, await _answer(session, way, url) as answer:
+            answered = True
+            yield answer
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        if answered and not isinstance(error, aiohttp.ClientError | TimeoutError):
+            # What failed is what the caller does with the answer.
+            raise
+        raise ServerError(
+            f"the server does not answer at {way.url}: {type(error).__name__}: {error}; --server names its address, and"
+            " `kinema doctor` looks whether it runs",
+            code=FAILED,
+        ) from None
+
+
+async def _answer(session: aiohttp.ClientSession, way: _Way, url: str) -> aiohttp.ClientResponse:
+    """The first answer that is a good one; while the pod that reads the workspace starts, the server says to wait."""
+    due, told = time.monotonic() + PATIENCE, False
+    while True:
+        answer = await session.get(
+            url,
+            headers=way.headers,
+            ssl=way.trust,
+            proxy=way.proxy,
+            server_hostname=way.server_name,
+            # It would carry the token elsewhere.
+            allow_redirects=False,
+        )
+        if answer.status < 300:
+            return answer
+        async with answer:
+            pause = _pause(answer)
+            if pause is None or time.monotonic() + pause > due:
+                raise ServerError(_said(answer.status, await answer.text(), way.url), code=FAILED)
+        if not told:
+            note("the pod that reads the workspace starts; waiting for it")
+            told = True
+        await asyncio.sleep(pause)
+
+
+def _token(address: ServerAddress, configuration: Any) -> str:
+    scheme, _, own = (configuration.api_key.get("BearerToken") or "").partition(" ")
+    token = address.token or (own.strip() if scheme.lower() == "bearer" else "")
     if not token:
         raise ServerError(
             "the server knows tokens, and your kubeconfig has none (a client certificate?): set KINEMA_TOKEN, for"
             " instance to what `kubectl create token ACCOUNT` prints",
             code=FAILED,
         )
-    url, headers, trust = _way(address, configuration, token)
-    full = f"{url}/{VERSION}/{path}" + (f"?{urlencode(query)}" if query else "")
-    due, told = time.monotonic() + PATIENCE, False
-    try:
-        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-            while True:
-                async with session.get(full, headers=headers, ssl=trust, proxy=configuration.proxy) as answer:
-                    if answer.status < 300:
-                        yield answer
-                        return
-                    pause = _pause(answer)
-                    if pause is None or time.monotonic() + pause > due:
-                        raise ServerError(_said(answer.status, await answer.text(), url), code=FAILED)
-                if not told:
-                    note("the pod that reads the workspace starts; waiting for it")
-                    told = True
-                await asyncio.sleep(pause)
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise ServerError(
-            f"the server does not answer at {url}: {type(error).__name__}: {error}; --server names its address, and"
-            " `kinema doctor` looks whether it runs",
-            code=FAILED,
-        ) from None
+    return token
 
 
 def _pause(answer: aiohttp.ClientResponse) -> float | None:
@@ -94,24 +118,37 @@ def _pause(answer: aiohttp.ClientResponse) -> float | None:
     return min(10.0, max(0.1, float(said))) if answer.status == 503 and said.isdigit() else None
 
 
-def _own_token(keys: Mapping[str, str]) -> str:
-    scheme, _, token = (keys.get("BearerToken") or "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How the server is reached."""
+
+    url: str
+    headers: dict[str, str]
+    trust: ssl.SSLContext
+    proxy: str | None
+    server_name: str | None = None
+    """The name in the certificate, where it is not that of the address."""
 
 
-def _way(address: ServerAddress, configuration: Any, token: str) -> tuple[str, dict[str, str], ssl.SSLContext]:
-    """Address, headers and certificates of the way to the server."""
+def _way(address: ServerAddress, configuration: Any, token: str) -> _Way:
     bearer = {"Authorization": f"Bearer {token}"}
     if address.url:
-        return address.url.rstrip("/"), bearer, ssl.create_default_context(cafile=address.authority)
+        url = address.url.rstrip("/")
+        return _Way(url, bearer, _signed_by(address.authority), proxy_of(url))
     if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG") and address.authority:
-        trust = ssl.create_default_context(cafile=address.authority)
-        return f"https://{SERVICE}.{address.system}.svc", bearer, trust
+        return _Way(f"https://{SERVICE}.{address.system}.svc", bearer, _signed_by(address.authority), None)
     # The API server takes the Authorization header for itself; another one carries the token on.
     own = configuration.api_key.get("BearerToken")
     headers = {HEADER_TOKEN: token, **({"Authorization": own} if own else {})}
     proxy = f"{configuration.host}/api/v1/namespaces/{quote(address.system)}/services/https:{SERVICE}:https/proxy"
-    return proxy, headers, _trust(configuration)
+    return _Way(proxy, headers, _trust(configuration), configuration.proxy, configuration.tls_server_name)
+
+
+def _signed_by(authority: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except OSError as error:
+        raise CommandError(f"--server-ca {authority} holds no certificates: {error.strerror or error}") from None
 
 
 def _trust(configuration: Any) -> ssl.SSLContext:

@@ -13,6 +13,7 @@ from kinema_cli.commands import options as o
 
 def doctor(
     strict: Annotated[bool, typer.Option("--strict", help="Let warnings count as failures.")] = False,
+    rights: Annotated[bool, typer.Option("--rights/--no-rights", help="See what you may do, too.")] = True,
     system: o.SystemNamespace = o.SYSTEM_NAMESPACE,
     output: o.OutputFormat = o.Output.TEXT,
     namespace: o.Namespace = None,
@@ -24,7 +25,7 @@ def doctor(
     from kinema_cli.doctor import doctor as run
 
     where = Where(kubeconfig, context, namespace)
-    raise typer.Exit(run(where, system=system, output=output, strict=strict))
+    raise typer.Exit(run(where, system=system, output=output, strict=strict, rights=rights))
 
 
 def report(

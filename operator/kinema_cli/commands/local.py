@@ -68,7 +68,6 @@ def run(
 def gc(
     storage: Annotated[str, typer.Option(help="The workspace: pvc://CLAIM/PATH, or file:///folder with --local.")],
     local: Annotated[bool, typer.Option("--local", help="A folder here; local jobs protect theirs.")] = False,
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Where the claim lies.")] = "default",
     min_age: Annotated[float, typer.Option(min=0, help="Hours since the last write under which a folder stays.")] = 24,
     runs: Annotated[bool, typer.Option("--runs", help="Free private folders of jobs that are gone, too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list.")] = False,
@@ -76,9 +75,17 @@ def gc(
     image: Annotated[str | None, typer.Option(help="The light stage image; a job's own when left out.")] = None,
     state: _State = None,
     python: _Python = sys.executable,
+    namespace: o.Namespace = None,
+    context: o.Context = None,
+    kubeconfig: o.Kubeconfig = None,
 ) -> None:
     """Free artifacts that no job refers to."""
     from kinema_cli.here import Garbage, collect
 
-    chosen = Garbage(storage, local, namespace, image, state, python)
+    where = None
+    if not local:
+        from kinema_cli.cluster import Where
+
+        where = Where(kubeconfig, context, namespace)
+    chosen = Garbage(storage, where, image, state, python)
     collect(chosen, runs=runs, min_age_hours=min_age, dry_run=dry_run, yes=yes)

@@ -26,7 +26,7 @@ def tree(job: Raw, *, now: datetime, width: int | None = None) -> list[Text]:
     if not status.get("stages"):
         lines.append(Text(f"  {status.get('message') or 'the operator has not looked at it yet'}"))
     if used := _used(job):
-        lines += [Text(""), *pairs(used, indent=2)]
+        lines += [Text(""), *pairs(used, indent=2, width=width)]
     if diagnosis := status.get("diagnosis"):
         lines += [Text(""), *hanging(Text("! "), diagnosis, width=width, style=STYLES["Failed"])]
     return lines

@@ -108,6 +108,18 @@ def submitted(api: FakeApi, folder: Path) -> None:
     api.on_watch.append(live)
 
 
+def doomed(api: FakeApi, folder: Path) -> None:
+    """A cluster in which the training of the job that is submitted fails for good."""
+    sound(api, folder)
+
+    def live() -> None:
+        for state in (jobs.running(), jobs.failed()):
+            state["metadata"]["name"] = "wan-1-3b"
+            api.put(VIDEO_TRAINING_JOBS, state)
+
+    api.on_watch.append(live)
+
+
 def refused(api: FakeApi, folder: Path) -> None:
     """A cluster to which a job is submitted that says what no job can."""
     sound(api, folder)
@@ -134,7 +146,7 @@ def large(api: FakeApi, folder: Path) -> None:
 
 
 SCENES: dict[str, Callable[[FakeApi, Path], None]] = {
-    scene.__name__: scene for scene in (sound, running, failing, broken, submitted, refused, large)
+    scene.__name__: scene for scene in (sound, running, failing, broken, submitted, doomed, refused, large)
 }
 
 

@@ -69,6 +69,11 @@ def test_every_command_of_the_family(kinema: Kinema) -> None:
         assert max(map(len, done.out.splitlines())) <= 80
 
 
+def test_it_tells_its_release(kinema: Kinema) -> None:
+    project = tomllib.loads((OPERATOR / "pyproject.toml").read_text())["project"]
+    assert kinema("--version").out == f"kinema {project['version']}\n"
+
+
 def test_kubectl_finds_it_as_a_plugin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     project = tomllib.loads((OPERATOR / "pyproject.toml").read_text())["project"]
     assert project["scripts"][PLUGIN] == project["scripts"]["kinema"] == "kinema_cli.__main__:main"
@@ -99,6 +104,7 @@ def test_the_shell_is_told_the_names_of_jobs(api: FakeApi) -> None:
     assert found == ["wan", "wan-again"]
     assert complete("kinema logs wan --stage t", 4) == ["train"]
     assert complete("kinema mod", 1) == ["models"]
+    assert complete("kinema get --context nowhere wan", 4) == [], "and no traceback amid the prompt"
 
 
 def complete(words: str, place: int) -> list[str]:
@@ -111,6 +117,7 @@ def complete(words: str, place: int) -> list[str]:
         text=True,
         timeout=60,
     )
+    assert "Traceback" not in done.stderr
     return done.stdout.split()
 
 

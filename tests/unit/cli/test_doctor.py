@@ -134,6 +134,14 @@ def test_warnings_count_when_asked_to(sound: FakeApi, kinema: Kinema) -> None:
     assert kinema("doctor", "--strict").code == 1
 
 
+def test_rights_are_left_out_when_asked_to(sound: FakeApi, kinema: Kinema) -> None:
+    sound.denied.add(("create", "videotrainingjobs"))
+    done = kinema("doctor", "--no-rights", "--strict")
+    assert (done.code, done.out.splitlines()[-1]) == (0, "the installation is sound")
+    assert "rights" not in lines(done.out)
+    assert not sound.sent("POST")
+
+
 def test_no_cluster_at_all(kinema: Kinema, tmp_path: Path) -> None:
     done = kinema("doctor", "--kubeconfig", kubeconfig(tmp_path, "http://127.0.0.1:9"))
     assert done.code == 1

@@ -20,6 +20,10 @@ from kinema_cli import gc_cluster
 from kinema_cli.errors import CommandError
 from kinema_cli.gc import folders_of, keep_local, same, size_text
 from kinema_cli.records import Record
+from kinema_kube.resources import JOBS, PODS, VIDEO_TRAINING_JOBS
+
+from tests.unit.cli.conftest import Kinema
+from tests.unit.cli.fake import FakeApi, Request
 
 DAY = 86_400.0
 NOW = 100 * DAY
@@ -90,7 +94,7 @@ def workspace(root: Path) -> Path:
     return root
 
 
-def kinema(*arguments: str, said: str = "") -> subprocess.CompletedProcess[str]:
+def gc_here(*arguments: str, said: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "kinema_cli", "gc", "--local", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, input=said)
 
@@ -115,27 +119,27 @@ def test_local_collection(tmp_path: Path) -> None:
     before = left(root)
     options = ("--storage", f"file://{root}", "--state", str(state))
 
-    listed = kinema(*options, "--dry-run")
+    listed = gc_here(*options, "--dry-run")
     assert listed.returncode == 0, listed.stderr
     assert listed.stdout.splitlines()[-1].endswith("in 4 folders; 3 stay")
     assert "artifacts/features/half  (never finished)" in listed.stdout
     assert left(root) == before
 
-    refused = kinema(*options, said="n\n")
+    refused = gc_here(*options, said="n\n")
     assert refused.returncode == 1
     assert left(root) == before
 
-    done = kinema(*options, "--yes")
+    done = gc_here(*options, "--yes")
     assert done.returncode == 0, done.stderr
     assert left(root) == {"artifacts/features/f1", "artifacts/prepare/p1", "jobs/local/gone-12345678"}
 
-    assert kinema(*options, "--yes", "--runs").returncode == 0
+    assert gc_here(*options, "--yes", "--runs").returncode == 0
     assert left(root) == {"artifacts/features/f1", "artifacts/prepare/p1"}
 
 
 def test_young_folders_stay(tmp_path: Path) -> None:
     root = workspace(tmp_path / "work")
-    done = kinema("--storage", f"file://{root}", "--state", str(tmp_path), "--yes", "--min-age", "72")
+    done = gc_here("--storage", f"file://{root}", "--state", str(tmp_path), "--yes", "--min-age", "72")
     assert done.stdout.strip() == "freed 0 B in 0 folders; 7 stay"
 
 
@@ -143,21 +147,21 @@ def test_an_unreadable_manifest_stops_it_before_anything_goes(tmp_path: Path) ->
     root = workspace(tmp_path / "work")
     (root / "artifacts/features/f1/_SUCCESS.json").write_text("{")
     before = left(root)
-    done = kinema("--storage", f"file://{root}", "--state", str(tmp_path), "--yes")
+    done = gc_here("--storage", f"file://{root}", "--state", str(tmp_path), "--yes")
     assert done.returncode == Exit.STORAGE
     assert "artifacts/features/f1/_SUCCESS.json is no manifest" in done.stderr
     assert left(root) == before
 
 
 def test_a_missing_workspace_is_named(tmp_path: Path) -> None:
-    done = kinema("--storage", f"file://{tmp_path}/none", "--state", str(tmp_path))
+    done = gc_here("--storage", f"file://{tmp_path}/none", "--state", str(tmp_path))
     assert done.returncode == Exit.USER
     assert f"{tmp_path}/none is no folder" in done.stderr
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/x", "pvc://claim/x", "file:///a b"])
 def test_other_addresses_are_refused(uri: str) -> None:
-    done = kinema("--storage", uri)
+    done = gc_here("--storage", uri)
     assert done.returncode == Exit.USER
     assert f"--storage {uri}: write file:///folder" in done.stderr
 
@@ -229,3 +233,33 @@ def test_the_collecting_job_mounts_the_claim_and_keeps_the_restricted_standard()
         gc_cluster.manifest(
             name="x", namespace="a", config=GarbageConfig(storage=Storage(uri="s3://abc/d")), image="i", spec={}
         )
+
+
+def test_it_asks_the_cluster_and_the_namespace_that_the_context_names(
+    api: FakeApi, kinema: Kinema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubeconfig = os.environ["KUBECONFIG"]
+    monkeypatch.delenv("KUBECONFIG")
+    result = {
+        "removed": [{"folder": "artifacts/convert/old", "size": 2048, "why": "unused"}],
+        "kept": 3,
+        "dryRun": True,
+    }
+    api.logs["team/gc-pod"] = json.dumps(result)
+    api.put(VIDEO_TRAINING_JOBS, vtj("one", namespace="team"))
+    api.put(PODS, {"metadata": {"name": "gc-pod", "namespace": "team"}})
+
+    def ended(request: Request) -> Any:
+        if request.method == "GET" and request.path.startswith(f"{JOBS.path(namespace='team')}/kinema-gc-"):
+            return 200, {"status": {"succeeded": 1}}
+        return (200, {"items": [{"metadata": {"name": "gc-pod"}}]}) if request.path.endswith("/team/pods") else None
+
+    api.hooks.append(ended)
+    options = ("--storage", STORAGE.uri, "--dry-run", "--kubeconfig", kubeconfig, "--context", "fake")
+    done = kinema("gc", *options)
+    assert (done.code, done.err) == (0, "")
+    assert "would free 2.0 KiB in 1 folders; 3 stay" in done.out
+    (made,) = api.sent("POST", "/jobs")
+    assert made.path == JOBS.path(namespace="team")
+    assert not [path for path in api.objects if "/jobs/kinema-gc" in path], "the Job is gone again"
+    assert "--context nowhere: the contexts of" in kinema("gc", *options[:-1], "nowhere").err

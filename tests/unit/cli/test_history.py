@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import Request as ServerRequest
+from fastapi.datastructures import Headers
 
 from kinema_cli.view.chart import Series, chart
 from kinema_kube.resources import PODS, VIDEO_TRAINING_JOBS
@@ -150,6 +150,38 @@ def test_samples_are_downloaded(api: FakeApi, kinema: Kinema, tmp_path: Path) ->
     assert "--step 7: there are samples of final, 500" in done.err
 
 
+def test_programs_get_nothing_but_json(api: FakeApi, kinema: Kinema, tmp_path: Path) -> None:
+    serve(api)
+    done = kinema("samples", "wan", "-d", tmp_path / "out", "-o", "json")
+    assert [item["file"] for item in json.loads(done.out)] == ["000-0.mp4", "000-0.mp4"]
+    assert (tmp_path / "out/500/000-0.mp4").read_bytes() == b"step5"
+
+
+def test_a_full_disk_is_not_blamed_on_the_server(api: FakeApi, kinema: Kinema, tmp_path: Path) -> None:
+    serve(api)
+    (tmp_path / "out/final").mkdir(parents=True)
+    (tmp_path / "out/final/.000-0.mp4.part").symlink_to("/dev/full")
+    done = kinema("samples", "wan", "-d", tmp_path / "out")
+    assert done.code != 0
+    assert "out/final/000-0.mp4 cannot be written: No space left on device" in done.err
+    assert list((tmp_path / "out/final").iterdir()) == []
+
+
+def test_a_token_is_not_carried_elsewhere(api: FakeApi, kinema: Kinema) -> None:
+    api.put(VIDEO_TRAINING_JOBS, jobs.running())
+    away = (302, {"title": "Found"}, {"Location": f"{api.url}/elsewhere"})
+    api.hooks.append(lambda request: away if "/proxy/" in request.path else None)
+    assert "(302)" in kinema("samples", "wan").err
+    assert not api.sent("GET", "/elsewhere")
+
+
+def test_certificates_that_are_not_there_are_named(api: FakeApi, kinema: Kinema, tmp_path: Path) -> None:
+    serve(api, prefix="")
+    done = kinema("samples", "wan", "--server", api.url, "--server-ca", tmp_path / "none.crt")
+    assert done.code == 64
+    assert f"--server-ca {tmp_path}/none.crt holds no certificates: No such file or directory" in done.err
+
+
 def test_a_name_that_leaves_the_folder_is_not_written(
     api: FakeApi, kinema: Kinema, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +205,7 @@ def test_a_client_certificate_alone_is_no_token(api: FakeApi, kinema: Kinema, tm
 
 def test_the_server_takes_the_token_that_the_proxy_lets_through() -> None:
     def sent(*headers: tuple[bytes, bytes]) -> str:
-        return bearer_token(ServerRequest({"type": "http", "headers": list(headers)}))
+        return bearer_token(Headers(raw=list(headers)))
 
     assert sent((b"kinema-token", b"mine")) == "mine"
     assert sent((b"authorization", b"Bearer first"), (b"kinema-token", b"second")) == "first"
