@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
-import json
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import aiohttp
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
-from kinema_kube.errors import GoneError, NotFoundError, UnauthorizedError, UnreachableError, error_of
+from kinema_kube.connection import Connection, Query
+from kinema_kube.errors import GoneError, NotFoundError
 from kinema_kube.resources import PODS, Resource
 
 Object = dict[str, Any]
@@ -29,10 +26,6 @@ CHUNK = 500
 
 _MERGE_PATCH = "application/merge-patch+json"
 _APPLY_PATCH = "application/apply-patch+yaml"
-_LINE_LIMIT = 4 << 20
-"""Bytes after which a line of a stream is cut: etcd keeps no object that is larger."""
-_RELOAD_INTERVAL = 10.0
-"""Seconds between two reads of credentials that the API server refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,41 +51,31 @@ class Kube:
         request_timeout: float = 30.0,
         user_agent: str = "kinema",
     ) -> None:
-        self.api = ApiClient(configuration)
+        self._connection = Connection(
+            configuration, reload=reload, request_timeout=request_timeout, user_agent=user_agent
+        )
+
+    @property
+    def api(self) -> ApiClient:
         """The official client, for what has no method here (leader election, for instance)."""
-        self.api.user_agent = user_agent
-        self._reload = reload
-        self._reloaded_at = float("-inf")
-        self._reloading = asyncio.Lock()
-        self._timeout = request_timeout
-        self._fence: Callable[[], None] = lambda: None
-        self._token = ""
-        self._bare: ApiClient | None = None
+        return self._connection.api
 
     def fenced(self, fence: Callable[[], None]) -> Kube:
         """The same connection; `fence` is asked right before each request that changes something, and may raise."""
-        other = copy.copy(self)
-        other._fence = fence
-        return other
+        return self._over(self._connection.fenced(fence))
 
     def in_name_of(self, token: str) -> Kube:
         """The same API server, asked in the name of whoever holds `token`; no credentials of this process go along."""
-        if self._bare is None:
-            # A client certificate would win over the token: these requests go over connections without one.
-            bare = copy.copy(self.api.configuration)
-            bare.api_key, bare.refresh_api_key_hook = {}, None
-            bare.cert_file = bare.key_file = None
-            self._bare = ApiClient(bare)
-            self._bare.user_agent = self.api.user_agent
+        return self._over(self._connection.in_name_of(token))
+
+    def _over(self, connection: Connection) -> Kube:
         other = copy.copy(self)
-        other.api, other._token, other._reload = self._bare, token, None
+        other._connection = connection
         return other
 
     async def close(self) -> None:
         """Close every connection."""
-        await self.api.close()  # type: ignore[no-untyped-call]
-        if self._bare is not None and self._bare is not self.api:
-            await self._bare.close()  # type: ignore[no-untyped-call]
+        await self._connection.close()
 
     async def get(self, resource: Resource, name: str, *, namespace: str | None = None) -> Object:
         """One object.
@@ -100,7 +83,7 @@ class Kube:
         Raises:
             NotFoundError: there is none.
         """
-        return await self._request("GET", resource.path(namespace=namespace, name=name))
+        return await self._connection.request("GET", resource.path(namespace=namespace, name=name))
 
     async def find(self, resource: Resource, name: str, *, namespace: str | None = None) -> Object | None:
         """One object; None when there is none."""
@@ -124,8 +107,8 @@ class Kube:
         Raises:
             GoneError: the token is too old; start again.
         """
-        query = {"labelSelector": _selector(labels), "fieldSelector": _selector(fields), "continue": token}
-        answer = await self._request(
+        query = {"labelSelector": selector(labels), "fieldSelector": selector(fields), "continue": token}
+        answer = await self._connection.request(
             "GET", resource.path(namespace=namespace), query={**query, "limit": str(limit) if limit else ""}
         )
         metadata = answer.get("metadata", {})
@@ -192,7 +175,7 @@ class Kube:
             namespace=namespace or body.get("metadata", {}).get("namespace"), name=name, subresource=subresource
         )
         query = {"fieldManager": manager, "fieldValidation": "Strict" if strict else "", "dryRun": "All" * dry_run}
-        return await self._request("POST", path, query=query, body=body)
+        return await self._connection.request("POST", path, query=query, body=body)
 
     async def apply(
         self,
@@ -215,7 +198,7 @@ class Kube:
         path = resource.path(namespace=metadata.get("namespace"), name=metadata["name"], subresource=subresource)
         query = {"fieldManager": manager, "force": "true" if force else "", "fieldValidation": "Strict"}
         full = {"apiVersion": resource.api_version, "kind": resource.kind, **body}
-        return await self._request("PATCH", path, query=query, body=full, content_type=_APPLY_PATCH)
+        return await self._connection.request("PATCH", path, query=query, body=full, content_type=_APPLY_PATCH)
 
     async def merge_patch(
         self,
@@ -238,7 +221,7 @@ class Kube:
         expected = {"resourceVersion": resource_version, "uid": uid}
         metadata = {**patch.get("metadata", {}), **{key: value for key, value in expected.items() if value}}
         body = {**patch, "metadata": metadata} if metadata else patch
-        return await self._request(
+        return await self._connection.request(
             "PATCH",
             resource.path(namespace=namespace, name=name, subresource=subresource),
             query={"fieldManager": manager, "fieldValidation": "Strict"},
@@ -270,7 +253,7 @@ class Kube:
             "propagationPolicy": propagation,
             **({"preconditions": preconditions} if preconditions else {}),
         }
-        await self._request("DELETE", resource.path(namespace=namespace, name=name), body=options)
+        await self._connection.request("DELETE", resource.path(namespace=namespace, name=name), body=options)
 
     async def log(self, pod: str, *, namespace: str, container: str, lines: int = 1) -> str:
         """The last lines of a container's log, each after the time at which it was written.
@@ -282,16 +265,15 @@ class Kube:
         """
         query = {"container": container, "tailLines": str(lines), "timestamps": "true"}
         path = PODS.path(namespace=namespace, name=pod, subresource="log")
-        return (await self._authenticated("GET", path, query=query)).decode(errors="replace")
+        return (await self._connection.read("GET", path, query=query)).decode(errors="replace")
 
     async def raw(self, path: str) -> bytes:
         """The answer to a GET of any path, for instance `/readyz`."""
-        return await self._authenticated("GET", path)
+        return await self._connection.read("GET", path)
 
-    @asynccontextmanager
-    async def stream(
-        self, path: str, *, query: Mapping[str, str], quiet: float | None = None
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
+    def stream(
+        self, path: str, *, query: Query, quiet: float | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """The lines of an answer that may go on for long, without their ends.
 
         Args:
@@ -302,128 +284,9 @@ class Kube:
         Raises:
             UnreachableError: here or between two lines, the connection is lost.
         """
-        patience = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout, sock_read=quiet)
-        started = time.monotonic()
-        try:
-            response = await self._open("GET", path, query=query, patience=patience)
-        except UnauthorizedError:
-            if not await self._renew(since=started):
-                raise
-            response = await self._open("GET", path, query=query, patience=patience)
-        try:
-            yield _lines(response.content, f"GET {path}")
-        finally:
-            response.close()
-
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Object | None = None,
-        content_type: str = "application/json",
-    ) -> Object:
-        answer: Object = json.loads(
-            await self._authenticated(method, path, query=query, body=body, content_type=content_type)
-        )
-        return answer
-
-    async def _authenticated(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Object | None = None,
-        content_type: str = "application/json",
-    ) -> bytes:
-        started = time.monotonic()
-        try:
-            return await self._send(method, path, query=query, body=body, content_type=content_type)
-        except UnauthorizedError:
-            # The request was not carried out, so that trying again is safe whatever its method.
-            if not await self._renew(since=started):
-                raise
-        return await self._send(method, path, query=query, body=body, content_type=content_type)
-
-    async def _renew(self, *, since: float) -> bool:
-        """Read the credentials again; False when that was done a moment ago and did not help."""
-        async with self._reloading:
-            if self._reloaded_at >= since:
-                return True
-            if self._reload is None or time.monotonic() - self._reloaded_at < _RELOAD_INTERVAL:
-                return False
-            await self._reload(self.api.configuration)
-            self._reloaded_at = time.monotonic()
-            return True
-
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None,
-        body: Object | None,
-        content_type: str,
-    ) -> bytes:
-        response = await self._open(
-            method, path, query=query, body=body, content_type=content_type, patience=self._timeout
-        )
-        with _reaching(f"{method} {path}"):
-            return await response.read()
-
-    async def _open(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None,
-        body: Object | None = None,
-        content_type: str = "application/json",
-        patience: float | aiohttp.ClientTimeout,
-    ) -> aiohttp.ClientResponse:
-        """An answer whose body is not read yet."""
-        own = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        request = await self.api.param_serialize(
-            method,
-            path,
-            query_params=[(key, value) for key, value in (query or {}).items() if value],
-            header_params={"Accept": "application/json", "Content-Type": content_type, **own},
-            body=body,
-            auth_settings=[] if self._token else ["BearerToken"],
-        )
-        if method != "GET":
-            self._fence()
-        with _reaching(f"{method} {path}"):
-            response: aiohttp.ClientResponse = (await self.api.call_api(*request, _request_timeout=patience)).response
-            if response.status < 300:
-                return response
-            data = await response.read()
-        raise error_of(status=response.status, body=data, request=f"{method} {path}", headers=response.headers)
+        return self._connection.stream(path, query=query, quiet=quiet)
 
 
-@contextmanager
-def _reaching(request: str) -> Iterator[None]:
-    try:
-        yield
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise UnreachableError(f"{request}: {type(error).__name__}: {error}") from error
-
-
-async def _lines(content: aiohttp.StreamReader, request: str) -> AsyncIterator[bytes]:
-    rest = b""
-    with _reaching(request):
-        async for chunk in content.iter_any():
-            *whole, rest = (rest + chunk).split(b"\n")
-            for line in whole:
-                yield line
-            if len(rest) > _LINE_LIMIT:
-                yield rest
-                rest = b""
-    if rest:
-        yield rest
-
-
-def _selector(terms: Labels) -> str:
+def selector(terms: Labels) -> str:
+    """A selector of labels or fields, as a request carries it."""
     return terms if isinstance(terms, str) else ",".join(f"{key}={value}" for key, value in terms.items())
