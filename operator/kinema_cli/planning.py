@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from kinema_api.forecast import Pace, forecast
 from kinema_api.names import POOL_KIND
 from kinema_api.pool import PoolSpec
 from kinema_api.refusal import PlanError
@@ -17,7 +18,6 @@ from kinema_cli import jobfile
 from kinema_cli.cluster import Where, run
 from kinema_cli.commands.options import Output
 from kinema_cli.errors import CommandError
-from kinema_cli.forecast import Pace, forecast
 from kinema_cli.printing import console, say, show, structured, width
 from kinema_cli.view import plan as view
 from kinema_kube.resources import TRAINING_POOLS

@@ -128,8 +128,16 @@ PLAN = {
         "layout": {"replicate": 1, "shard": 16},
         "memory": {"total": 31457280000, "activations": 21474836480},
         "deviceMemory": 85899345920,
+        "samplesPerStep": 16,
+        "tflopPerStep": 13584.0,
+        "stepSeconds": 6.8,
+        "seconds": 2040.0,
+        "pace": "assumed: 40 % of 312 TFLOP/s a device (A100)",
+        "acceleratorHours": 9.07,
+        "cost": 18.13,
         "pricePerHour": 32.0,
         "currency": "USD",
+        "notes": ["time and cost are of training alone: encoding, export and sampling come on top"],
     },
 }
 POST = {

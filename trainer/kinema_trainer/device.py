@@ -15,29 +15,11 @@ import torch
 
 from kinema_api.exits import Exit, StageError
 from kinema_api.names import ENV_ACCELERATOR
+from kinema_api.peaks import peak_of
 from kinema_api.pool import Accelerator
 from kinema_trainer.threads import cpu_threads
 
 __all__ = ["Device", "cpu_threads", "find"]
-
-PEAK_FLOPS: dict[tuple[str, ...], float] = {
-    ("H100", "PCIe"): 756e12,
-    ("H800", "PCIe"): 756e12,
-    ("H100", "NVL"): 835.5e12,
-    ("H200", "NVL"): 835.5e12,
-    ("H100",): 989.4e12,
-    ("H200",): 989.4e12,
-    ("H800",): 989.4e12,
-    ("A100",): 312e12,
-    ("A800",): 312e12,
-    ("B200",): 2250e12,
-    ("GB200",): 2500e12,
-    ("GB300",): 2500e12,
-}
-"""Dense bfloat16 operations a second, from the vendors' data sheets, by words of the device's name; the first counts.
-SXM parts are not named so."""
-PART = "MIG"
-"""The word in the name of a part of a device, whose peak nobody tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +36,8 @@ class Device:
     @property
     def peak_flops(self) -> float | None:
         """Dense bfloat16 operations a second; None when unknown."""
-        words = set(self.name.replace("-", " ").split())
-        if PART in words:
-            return None
-        return next((peak for name, peak in PEAK_FLOPS.items() if words.issuperset(name)), None)
+        peak = peak_of(self.name)
+        return None if peak is None else peak.operations
 
     @property
     def fused_optimizer(self) -> bool:

@@ -48,8 +48,8 @@ def plan(
     kubeconfig: o.Kubeconfig = None,
 ) -> None:
     """Say what a job will take: memory, time, accelerator-hours, cost. Nothing is booked."""
+    from kinema_api.forecast import Pace
     from kinema_cli.cluster import Where
-    from kinema_cli.forecast import Pace
     from kinema_cli.planning import plan as run
 
     pace = Pace(step_seconds, None if peak_tflops is None else peak_tflops * 1e12, mfu)

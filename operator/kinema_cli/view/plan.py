@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from rich.text import Text
 
+from kinema_api.forecast import Forecast
 from kinema_api.memory import gib
-from kinema_cli.forecast import Forecast
 from kinema_cli.view.table import Column, hanging, pairs, table
 from kinema_cli.view.text import duration, money, plural
 
@@ -53,7 +53,7 @@ def _step(found: Forecast) -> str:
 
 def _time(found: Forecast) -> str:
     if found.seconds is None:
-        return found.pace
+        return f"{found.pace} (--step-seconds, --peak-tflops)"
     return f"{duration(found.seconds)} for {found.steps:,} steps ({found.pace})"
 
 

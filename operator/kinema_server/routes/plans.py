@@ -7,20 +7,15 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends
+from fastapi import APIRouter, Body, Depends, Query
 from pydantic import Field, ValidationError
 
-from kinema_api import fit
 from kinema_api.base import Model
-from kinema_api.catalogue import Entry
+from kinema_api.forecast import MFU, Forecast, Pace, StagePlan, forecast
 from kinema_api.job import JobSpec
-from kinema_api.layout import AXES
 from kinema_api.names import API_VERSION, JOB_KIND, VERSION, Stage
-from kinema_api.pipeline import DEVICE_STAGES, pipeline, pool_of
-from kinema_api.plan import freeze
 from kinema_api.pool import PoolSpec
 from kinema_api.refusal import PlanError
-from kinema_api.settings import Stages
 from kinema_kube.errors import AlreadyExistsError, BadRequestError, InvalidError
 from kinema_kube.resources import TRAINING_POOLS, VIDEO_TRAINING_JOBS
 from kinema_server import examples
@@ -46,7 +41,7 @@ class PlannedStage(Model):
 
 
 class Training(Model):
-    """How the training would be spread."""
+    """How the training would be spread, and what it would take."""
 
     steps: int
     """Optimizer steps."""
@@ -58,10 +53,26 @@ class Training(Model):
     """Bytes that a process needs in the pass that takes most: the total, and what holds them."""
     device_memory: int | None
     """Bytes of a device of the pool; null where the pool does not say."""
+    samples_per_step: int
+    """Clips of a step."""
+    tflop_per_step: float
+    """Operations of a step over all processes, in 1e12, what is computed again included."""
+    step_seconds: float | None
+    """Time of a step; null where nobody knows."""
+    seconds: float | None
+    """Time of all steps."""
+    pace: str
+    """Where the time of a step comes from; or what is missing to tell it."""
+    accelerator_hours: float | None
+    """Accelerators times hours; null on a cpu pool, and without a time."""
+    cost: float | None
+    """Of these accelerator-hours; null where the pool names no price."""
     price_per_hour: float | None
     """Of all accelerators of the training; null where the pool names no price."""
     currency: str | None
     """ISO 4217 code of the price."""
+    notes: list[str]
+    """What these numbers leave out."""
 
 
 class Plan(Model):
@@ -76,7 +87,7 @@ class Plan(Model):
     stages: list[PlannedStage]
     """In the order in which they would run."""
     training: Training | None
-    """How the training would be spread."""
+    """How the training would be spread, and what it would take."""
 
 
 class Manifest(Model):
@@ -92,6 +103,21 @@ class Manifest(Model):
     """What is asked for; the reference of the resource has every field."""
 
 
+def paced(
+    step_seconds: Annotated[
+        float | None, Query(alias="stepSeconds", gt=0, le=1e6, description="Seconds of a measured step, for the time.")
+    ] = None,
+    peak_tflops: Annotated[
+        float | None, Query(alias="peakTflops", gt=0, le=1e6, description="Peak of one device, where it is unknown.")
+    ] = None,
+    mfu: Annotated[
+        float, Query(gt=0, le=1, description="Share of the peak that is assumed where nothing was measured.")
+    ] = MFU,
+) -> Pace:
+    """How fast training is taken to be."""
+    return Pace(step_seconds=step_seconds, peak=None if peak_tflops is None else peak_tflops * 1e12, mfu=mfu)
+
+
 @router.post(
     "/namespaces/{namespace}/plan",
     responses={
@@ -104,6 +130,7 @@ async def plan_job(
     namespace: Namespace,
     granted: Annotated[Granted, Depends(in_namespace("create"))],
     manifest: Annotated[Manifest, Body(openapi_examples={"job": {"value": examples.MANIFEST}})],
+    pace: Annotated[Pace, Depends(paced)],
 ) -> Plan:
     """What a job would do and need, before anything is booked. Nothing is created.
 
@@ -119,27 +146,20 @@ async def plan_job(
         except (InvalidError, BadRequestError) as error:
             return refused("Invalid", error.message)
         pools = await kube.list(TRAINING_POOLS)
-    return plan_of(manifest.spec, {pool["metadata"]["name"]: PoolSpec.stored(pool["spec"]) for pool in pools})
+    return plan_of(manifest.spec, {pool["metadata"]["name"]: PoolSpec.stored(pool["spec"]) for pool in pools}, pace)
 
 
-def plan_of(spec: Mapping[str, Any], pools: Mapping[str, PoolSpec]) -> Plan:
+def plan_of(spec: Mapping[str, Any], pools: Mapping[str, PoolSpec], pace: Pace) -> Plan:
     """What a job would do and need: pure."""
     try:
-        job = JobSpec.model_validate(spec)
-        resolved = freeze(spec=job, pools=pools, images=_AnyImage())
+        found = forecast(JobSpec.model_validate(spec), pools, pace)
     except ValidationError as error:
         faults = (f"spec.{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:8])
         return refused("Invalid", "; ".join(faults))
     except PlanError as error:
         return refused(error.reason, str(error))
-    model, stages = Entry.stored(resolved.model), Stages.stored(resolved.stages)
-    return Plan(
-        accepted=True,
-        reason="",
-        message="",
-        stages=[_stage(job, stages, stage) for stage in pipeline(stages)],
-        training=_training(job, stages, model, pools),
-    )
+    stages = [_stage(stage) for stage in found.stages]
+    return Plan(accepted=True, reason="", message="", stages=stages, training=_training(found))
 
 
 def refused(reason: str, message: str) -> Plan:
@@ -147,43 +167,25 @@ def refused(reason: str, message: str) -> Plan:
     return Plan(accepted=False, reason=reason, message=message, stages=[], training=None)
 
 
-def _stage(job: JobSpec, stages: Stages, stage: Stage) -> PlannedStage:
-    train, pods, devices = stages.train, 1, 1
-    if stage is Stage.TRAIN:
-        pods, devices = train.nodes or 1, train.devices_per_node or 1
-    if stage is Stage.FEATURES:
-        pods = stages.features.workers
-    return PlannedStage(
-        stage=stage,
-        pool=pool_of(job, stages, stage),
-        pods=pods,
-        devices=devices if stage in DEVICE_STAGES else 0,
-    )
+def _stage(found: StagePlan) -> PlannedStage:
+    return PlannedStage(stage=Stage(found.stage), pool=found.pool or None, pods=found.pods, devices=found.devices)
 
 
-def _training(job: JobSpec, stages: Stages, model: Entry, pools: Mapping[str, PoolSpec]) -> Training:
-    train, name = stages.train, stages.train.pool or job.defaults.pool
-    pool = pools[name]
-    place = fit.place_of(train, pool, name=name)
-    video = stages.prepare.video
-    sizes = fit.check(model, train, video, place)
-    need = fit.needed(model, train, sizes=sizes, passes=fit.works(model, train, video), place=place)
+def _training(found: Forecast) -> Training:
     return Training(
-        steps=train.steps,
-        processes=place.world,
-        layout={axis: sizes.size(axis) for axis in AXES},
-        memory={"total": need.total, **need.parts()},
-        device_memory=place.memory,
-        price_per_hour=None if pool.prices is None else pool.prices.device_hour * place.world,
-        currency=None if pool.prices is None else pool.prices.currency,
+        steps=found.steps,
+        processes=found.devices,
+        layout=dict(found.axes),
+        memory={"total": found.memory_total, **found.memory},
+        device_memory=found.device_memory,
+        samples_per_step=found.samples_per_step,
+        tflop_per_step=found.tflop_per_step,
+        step_seconds=found.step_seconds,
+        seconds=found.seconds,
+        pace=found.pace,
+        accelerator_hours=found.accelerator_hours,
+        cost=found.cost,
+        price_per_hour=found.price_per_hour,
+        currency=found.currency or None,
+        notes=list(found.notes),
     )
-
-
-class _AnyImage(dict[str, str]):
-    """Which images there are is the operator's business, and no part of a plan."""
-
-    def __contains__(self, key: object) -> bool:
-        return True
-
-    def __missing__(self, key: str) -> str:
-        return key

@@ -5,20 +5,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from kinema_api import geometry
-from kinema_api.buckets import Geometry
-from kinema_api.catalogue import entry
-from kinema_api.job import JobSpec
-from kinema_api.lora import Lora
-from kinema_api.pool import PoolSpec
-from kinema_api.recompute import Recompute, RecomputeMode
-from kinema_api.settings import TrainSettings
-from kinema_cli.forecast import Pace, forecast, operations, peak_of
 from kinema_kube.resources import TRAINING_POOLS
 
 from tests.unit.cli import jobs
@@ -31,72 +21,6 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 JOB, POOL = EXAMPLES / "wan-1.3b-nvidia.yaml", EXAMPLES / "pools" / "nvidia-8gpu.yaml"
 
 
-def tflop(model: str, *, height: int, width: int, **settings: Any) -> float:
-    found = entry(model)
-    tokens = geometry.tokens(Geometry(81, height, width), found)
-    return operations(found, TrainSettings(**settings), tokens=tokens) / 1e12
-
-
-@pytest.mark.parametrize(
-    ("model", "height", "width", "settings", "wanted"),
-    [
-        # What torch's FlopCounterMode counts over the diffusers classes.
-        ("wan2.1-t2v-1.3b", 480, 832, {}, 849.0),
-        ("wan2.1-t2v-14b", 720, 1280, {}, 19570),
-        ("wan2.1-t2v-1.3b", 480, 832, {"lora": Lora(enabled=True)}, 767),
-    ],
-)
-def test_operations_are_those_that_the_trainer_counts(
-    model: str, height: int, width: int, settings: dict[str, Any], wanted: float
-) -> None:
-    found = tflop(model, height=height, width=width, **settings)
-    assert found == pytest.approx(wanted, rel=1e-3)
-
-
-def test_what_is_computed_again_counts() -> None:
-    once = tflop("wan2.1-t2v-14b", height=720, width=1280)
-    full = tflop("wan2.1-t2v-14b", height=720, width=1280, recompute=Recompute(mode=RecomputeMode.FULL))
-    half = tflop("wan2.1-t2v-14b", height=720, width=1280, recompute=Recompute(mode=RecomputeMode.INTERVAL, every=2))
-    assert full == pytest.approx(once * 4 / 3, rel=0.01)
-    assert once < half < full
-
-
-def spec(**changes: Any) -> JobSpec:
-    return JobSpec.model_validate({**jobs.SPEC, **changes})
-
-
-def pool(**changes: Any) -> dict[str, PoolSpec]:
-    return {"h100": PoolSpec.model_validate({**jobs.POOL, **changes})}
-
-
-def test_cost_is_time_times_devices_times_price() -> None:
-    found = forecast(spec(), pool(), Pace(step_seconds=1.8))
-    assert found.seconds == pytest.approx(36_000)
-    assert found.accelerator_hours == pytest.approx(320)
-    assert found.cost == pytest.approx(800)
-    assert (found.devices, found.samples_per_step, found.price_per_hour) == (32, 32, 80.0)
-
-
-def test_time_without_a_measured_step_is_an_assumption_that_is_told() -> None:
-    found = forecast(spec(), pool(), Pace(mfu=0.5))
-    assert found.step_seconds == pytest.approx(found.tflop_per_step * 1e12 / (32 * 989.4e12 * 0.5))
-    assert found.pace == "assumed: 50 % of 989.4 TFLOP/s a device (H100)"
-
-
-def test_a_device_that_nobody_names_has_no_time_and_no_cost() -> None:
-    found = forecast(spec(), pool(nodeSelector={}, description=""), Pace())
-    assert (found.seconds, found.accelerator_hours, found.cost) == (None, None, None)
-    assert "--step-seconds" in found.pace
-
-
-@pytest.mark.parametrize(
-    ("text", "peak"),
-    [("NVIDIA-H100-80GB-HBM3", 989.4e12), ("NVIDIA-H100-PCIe", 756e12), ("A100-SXM4-MIG-1g.5gb", None), ("L40S", None)],
-)
-def test_peaks_are_found_by_the_devices_name(text: str, peak: float | None) -> None:
-    assert peak_of(pool(nodeSelector={"nvidia.com/gpu.product": text}, description="")["h100"])[0] == peak
-
-
 def test_the_plan_of_a_good_job(kinema: Kinema) -> None:
     done = kinema("plan", JOB, "--pool-file", POOL)
     assert done.code == 0, done.err
@@ -104,6 +28,17 @@ def test_the_plan_of_a_good_job(kinema: Kinema) -> None:
     assert lines[0] == "wan-1-3b: wan2.1-t2v-1.3b on pool h100"
     assert "train     h100         2              8" in lines
     assert any(line.startswith("books    1,017 accelerator-hours") for line in lines)
+
+
+def test_what_is_missing_for_the_time_is_named_with_its_options(kinema: Kinema, tmp_path: Path) -> None:
+    pool = yaml.safe_load(POOL.read_text())
+    pool["spec"] |= {"nodeSelector": {}, "description": ""}
+    file = tmp_path / "pool.yaml"
+    file.write_text(yaml.safe_dump(pool))
+    done = kinema("plan", JOB, "--pool-file", file)
+    assert done.code == 0, done.err
+    assert "nothing names the pool's device" in done.out
+    assert "--step-seconds" in done.out
 
 
 def test_the_plan_over_the_clusters_pools(api: FakeApi, kinema: Kinema, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from kinema_api.catalogue import entry
+from kinema_api.operations import Operations
 from kinema_api.settings import TrainSettings
 from kinema_stage import gauges
 from kinema_stage.ledger import Spent
@@ -22,7 +23,7 @@ from kinema_trainer.device import Device
 from kinema_trainer.loop import Result
 from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.numbers import counting
-from kinema_trainer.numbers.counting import Count, Operations, operations
+from kinema_trainer.numbers.counting import Count, operations
 from kinema_trainer.numbers.meter import Meter
 from kinema_trainer.numbers.ranks import Straggler
 from kinema_trainer.numbers.reports import Step as Report

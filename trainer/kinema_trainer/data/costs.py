@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kinema_api.catalogue import Entry
+from kinema_api.operations import forward
 from kinema_api.packing import Cost
 
 Shape = tuple[int, int, int, int]
@@ -29,20 +30,10 @@ def tokens(shape: Shape, *, patch: Sequence[int]) -> int:
 
 
 def predicted(model: Entry) -> Cost:
-    """Matrix products of a forward pass, a multiply-add counted twice, in 1e12: by tokens squared, tokens, and clips.
-
-    Those that a family's FLOPs count, see `kinema_trainer.models.wan`; proportions are all that matters here.
-    """
-    dims, text = model.transformer, model.text_length
-    image, features = (0, 0) if model.image is None else (model.image.given, model.image.width)
-    hidden, scale, keys = dims.hidden, 1e-12, text + image
-    block = 12 * hidden**2 + 4 * keys * hidden + 4 * hidden * dims.ffn
-    ends = 2 * hidden * math.prod(dims.patch) * (dims.in_channels + model.vae.channels)
-    embedded = 2 * text * (dims.text_dim * hidden + hidden**2) + 2 * image * (features**2 + features * hidden)
-    clip = dims.layers * 4 * keys * hidden**2 + embedded
-    return Cost(
-        quadratic=4 * hidden * dims.layers * scale, linear=(dims.layers * block + ends) * scale, clip=clip * scale
-    )
+    """Operations of a forward pass, in 1e12: by tokens squared, tokens, and clips; only proportions matter here."""
+    none, one, two = (forward(model, tokens=tokens).total for tokens in range(3))
+    quadratic = (two - 2 * one + none) // 2
+    return Cost(quadratic=quadratic * 1e-12, linear=(one - none - quadratic) * 1e-12, clip=none * 1e-12)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kinema_api.catalogue import Entry
 from kinema_api.exits import Exit, StageError
+from kinema_api.operations import Forward
 from kinema_trainer.batch import Batch
 from kinema_trainer.parallel.mesh import Mesh
 from kinema_trainer.parallel.sequence import Share
@@ -74,8 +75,8 @@ class Adapter(Protocol):
             sample.
         """
 
-    def flops(self, model: Entry, shape: Sequence[int]) -> float:
-        """Operations that training takes on one sample of latents [channels, frames, height, width]."""
+    def flops(self, model: Entry, shape: Sequence[int]) -> Forward:
+        """Operations of a forward pass over one sample of latents [channels, frames, height, width]."""
 
 
 _MODULES = {"wan2.1": "kinema_trainer.models.wan"}

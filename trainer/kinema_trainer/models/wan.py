@@ -15,7 +15,9 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import Tensor, nn
 
+from kinema_api import operations
 from kinema_api.catalogue import Entry
+from kinema_api.operations import Forward
 from kinema_trainer.batch import Batch
 from kinema_trainer.models import wan_forward
 from kinema_trainer.parallel.mesh import Mesh
@@ -108,26 +110,9 @@ class WanAdapter:
         frames, height, width = config.patch_size
         return frames, height, width
 
-    def flops(self, model: Entry, shape: Sequence[int]) -> float:
-        """Three times the matrix products of a forward pass; a multiply-add counts twice, attention is full.
-
-        Of a pack the sum over its samples: attention stays within each. Not counted: time and modulation MLPs, norms,
-        softmax, RoPE, biases, recomputation. Agrees with torch's FlopCounterMode over the diffusers class.
-        """
-        dims, text = model.transformer, model.text_length
-        image, features = (0, 0) if model.image is None else (model.image.given, model.image.width)
-        channels, frames, height, width = shape
-        patch = math.prod(dims.patch)
-        tokens = frames * height * width // patch
-        hidden = dims.hidden
-        attention = 8 * tokens * hidden**2 + 4 * tokens**2 * hidden
-        keys = text + image
-        cross = 4 * tokens * hidden**2 + 4 * keys * hidden**2 + 4 * tokens * keys * hidden
-        block = attention + cross + 4 * tokens * hidden * dims.ffn
-        ends = 2 * tokens * hidden * patch * (dims.in_channels + channels)
-        caption = 2 * text * (dims.text_dim * hidden + hidden**2)
-        pictures = 2 * image * (features**2 + features * hidden)
-        return 3.0 * (dims.layers * block + ends + caption + pictures)
+    def flops(self, model: Entry, shape: Sequence[int]) -> Forward:
+        """Operations of a forward pass over one sample."""
+        return operations.forward(model, tokens=math.prod(shape[1:]) // math.prod(model.transformer.patch))
 
 
 ADAPTER = WanAdapter()

@@ -26,6 +26,7 @@ from kinema_api.exits import Exit, StageError
 from kinema_api.job import JobSpec, Task
 from kinema_api.layout import Sizes
 from kinema_api.memory import Work, estimate, gib
+from kinema_api.operations import Operations
 from kinema_api.pipeline import settings_of
 from kinema_api.pool import Accelerator, PoolSpec
 from kinema_api.quantity import bytes_of
@@ -106,7 +107,7 @@ def make(request: Request, *, rank: int = 0, whole: bool = False, step_seconds: 
     except fit.FitError as error:
         raise StageError(Exit.USER, str(error)) from None
     from kinema_trainer.models import adapter
-    from kinema_trainer.numbers.counting import Operations, operations
+    from kinema_trainer.numbers.counting import operations
     from kinema_trainer.planning.rehearsal import rehearse, total
 
     clips, heavy = largest_pass(request), heaviest_pass(request, sizes)

@@ -1,39 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a job will take before anything is booked: pods, memory, time, accelerator-hours, cost. Pure."""
+"""What a job will take before anything is booked: pods, memory, time, accelerator-hours, cost; pure.
+
+The command line and the server tell the same.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from pydantic.alias_generators import to_camel
 
-from kinema_api import fit, geometry
+from kinema_api import fit, geometry, operations, peaks
 from kinema_api.catalogue import Entry, entry
 from kinema_api.job import JobSpec
+from kinema_api.layout import AXES, Sizes
 from kinema_api.names import Stage
 from kinema_api.pipeline import DEVICE_STAGES, pipeline, pool_of, settings_of
 from kinema_api.plan import freeze
 from kinema_api.pool import Accelerator, PoolSpec
-from kinema_api.recompute import RecomputeMode
-from kinema_api.settings import Precision, Stages, TrainSettings
+from kinema_api.settings import ClipVideo, Precision, Stages, TrainSettings
 
-PEAKS: Mapping[tuple[str, ...], float] = {
-    ("H100", "PCIE"): 756e12,
-    ("H800", "PCIE"): 756e12,
-    ("H100", "NVL"): 835.5e12,
-    ("H200", "NVL"): 835.5e12,
-    ("H100",): 989.4e12,
-    ("H200",): 989.4e12,
-    ("H800",): 989.4e12,
-    ("A100",): 312e12,
-    ("A800",): 312e12,
-    ("B200",): 2250e12,
-    ("GB200",): 2500e12,
-    ("GB300",): 2500e12,
-}
-"""Dense bfloat16 operations a second, from the vendors' data sheets, by words of a device's name; the first counts."""
 MFU = 0.4
 """The share of the peak that is assumed where nothing was measured."""
 
@@ -71,6 +58,9 @@ class Forecast:
     accelerator: str
     devices: int
     layout: str
+    """In words, axes of size 1 left out."""
+    axes: Mapping[str, int]
+    """The size of each axis of the layout."""
     layout_reason: str
     memory: Mapping[str, int]
     """Bytes by what holds them."""
@@ -122,17 +112,11 @@ def forecast(spec: JobSpec, pools: Mapping[str, PoolSpec], pace: Pace) -> Foreca
     pool = pools[name]
     place = fit.place_of(train, pool, name=name)
     sizes = fit.check(model, train, video, place)
-    passes = fit.works(model, train, video)
-    need = fit.needed(model, train, sizes=sizes, passes=passes, place=place)
-    largest = max(geometry.geometries(video), key=lambda shape: geometry.tokens(shape, model))
-    heaviest = max(passes, key=lambda work: work.tokens)
-    clip_tokens = geometry.tokens(largest, model)
-    clips = heaviest.clips * train.accumulate * sizes.data
-    work = clips * operations(model, train, tokens=clip_tokens)
-    seconds, told = _step(pace, pool, train, work=work, devices=place.world)
+    need = fit.needed(model, train, sizes=sizes, passes=fit.works(model, train, video), place=place)
+    step = _step(model, train, video, sizes)
+    seconds, told = _seconds(pace, pool, train, work=step.operations, devices=place.world)
     whole = None if seconds is None else seconds * train.steps
-    hours = None if whole is None or pool.accelerator is Accelerator.CPU else whole * place.world / 3600
-    price = None if pool.prices is None or pool.accelerator is Accelerator.CPU else pool.prices.device_hour
+    hours, price = _bill(pool, whole, devices=place.world)
     return Forecast(
         model=model.name,
         stages=tuple(_stage(spec, stages, stage) for stage in pipeline(stages)),
@@ -140,14 +124,15 @@ def forecast(spec: JobSpec, pools: Mapping[str, PoolSpec], pace: Pace) -> Foreca
         accelerator=pool.accelerator.value,
         devices=place.world,
         layout=str(sizes),
+        axes={axis: sizes.size(axis) for axis in AXES},
         layout_reason=_why(model, spec, pools),
         memory=need.parts(),
         memory_total=need.total,
         device_memory=place.memory,
-        clip=str(largest),
-        samples_per_step=clips,
-        tokens_per_step=clips * clip_tokens,
-        tflop_per_step=work / 1e12,
+        clip=step.clip,
+        samples_per_step=step.clips,
+        tokens_per_step=step.tokens,
+        tflop_per_step=step.operations / 1e12,
         steps=train.steps,
         step_seconds=seconds,
         seconds=whole,
@@ -158,6 +143,25 @@ def forecast(spec: JobSpec, pools: Mapping[str, PoolSpec], pace: Pace) -> Foreca
         price_per_hour=None if price is None else price * place.world,
         notes=tuple(_notes(pool, stages)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """An optimizer step full of the largest clips."""
+
+    clip: str
+    clips: int
+    tokens: int
+    operations: float
+
+
+def _step(model: Entry, train: TrainSettings, video: ClipVideo, sizes: Sizes) -> _Step:
+    largest = max(geometry.geometries(video), key=lambda shape: geometry.tokens(shape, model))
+    heaviest = max(fit.works(model, train, video), key=lambda work: work.tokens)
+    tokens, clips = geometry.tokens(largest, model), heaviest.clips * train.accumulate * sizes.data
+    forward = operations.forward(model, tokens=tokens)
+    one = operations.training(forward, train, layers=model.transformer.layers)
+    return _Step(clip=str(largest), clips=clips, tokens=clips * tokens, operations=clips * one.hardware)
 
 
 def _why(model: Entry, spec: JobSpec, pools: Mapping[str, PoolSpec]) -> str:
@@ -175,63 +179,34 @@ def _stage(spec: JobSpec, stages: Stages, stage: Stage) -> StagePlan:
     return StagePlan(stage.value, pool_of(spec, stages, stage) or "", pods, devices)
 
 
-def operations(model: Entry, train: TrainSettings, *, tokens: int) -> float:
-    """Operations of training on one clip: three forward passes, and what is computed again.
-
-    A multiply-add counts twice, attention is full; as the trainer counts them. Low-rank training leaves out the
-    gradients of frozen matrices.
-    """
-    dims, text, hidden = model.transformer, model.text_length, model.transformer.hidden
-    image, features = (0, 0) if model.image is None else (model.image.given, model.image.width)
-    keys = text + image
-    pairs = 4 * tokens * hidden * (tokens + keys)
-    matrices = (8 + 4) * tokens * hidden**2 + 4 * keys * hidden**2 + 4 * tokens * hidden * dims.ffn
-    ends = 2 * tokens * hidden * math.prod(dims.patch) * (dims.in_channels + model.vae.channels)
-    caption = 2 * text * (dims.text_dim * hidden + hidden**2)
-    pictures = 2 * image * (features**2 + features * hidden)
-    blocks = dims.layers * (pairs + matrices)
-    whole = 3.0 * (blocks + ends + caption + pictures)
-    if train.lora.enabled:
-        whole -= (whole - 3.0 * dims.layers * pairs) / 3
-    return whole + _again(train, blocks=blocks, pairs=dims.layers * pairs, layers=dims.layers)
-
-
-def _again(train: TrainSettings, *, blocks: float, pairs: float, layers: int) -> float:
-    match train.recompute.mode:
-        case RecomputeMode.NONE:
-            return 0.0
-        case RecomputeMode.INTERVAL:
-            return blocks * math.ceil(layers / train.recompute.every) / layers
-        case RecomputeMode.SELECTIVE:
-            kept = {"attention": pairs, "matmul": blocks - pairs}
-            return max(0.0, blocks - sum(kept.get(name, 0.0) for name in train.recompute.save))
-        case _:
-            return float(blocks)
-
-
-def peak_of(pool: PoolSpec) -> tuple[float | None, str]:
-    """The peak of a pool's device and its name, by the words of its selector, its name and its description."""
-    text = " ".join((*pool.node_selector.values(), pool.description)).upper().replace("-", " ").replace("_", " ")
-    words = set(text.split())
-    if "MIG" in words:
-        return None, ""
-    found = next(((peak, name) for name, peak in PEAKS.items() if words.issuperset(name)), None)
-    return (found[0], " ".join(found[1])) if found else (None, "")
-
-
-def _step(pace: Pace, pool: PoolSpec, train: TrainSettings, *, work: float, devices: int) -> tuple[float | None, str]:
+def _seconds(
+    pace: Pace, pool: PoolSpec, train: TrainSettings, *, work: float, devices: int
+) -> tuple[float | None, str]:
     """Seconds of a step, and where they come from."""
     if pace.step_seconds is not None:
         return pace.step_seconds, "as measured"
-    peak, name = (pace.peak, "given") if pace.peak is not None else peak_of(pool)
+    peak = peaks.Peak(pace.peak, "given") if pace.peak is not None else _peak(pool)
     if pool.accelerator is Accelerator.CPU and pace.peak is None:
-        return None, "unknown on a cpu pool: give a measured step by --step-seconds"
+        return None, "unknown on a cpu pool: give the seconds of a measured step"
     if peak is None:
-        return None, "unknown: nothing names the pool's device; give --step-seconds, or --peak-tflops"
+        return None, "unknown: nothing names the pool's device; give the seconds of a measured step, or the peak"
     if train.precision is Precision.FP32 and pace.peak is None:
-        return None, "unknown in fp32: give a measured step by --step-seconds"
-    told = f"assumed: {pace.mfu:.0%} of {peak / 1e12:.5g} TFLOP/s a device ({name})".replace("%", " %")
-    return work / (devices * peak * pace.mfu), told
+        return None, "unknown in fp32: give the seconds of a measured step"
+    told = f"{pace.mfu:.0%} of {peak.operations / 1e12:.5g} TFLOP/s a device ({peak.device})".replace("%", " %")
+    return work / (devices * peak.operations * pace.mfu), f"assumed: {told}"
+
+
+def _peak(pool: PoolSpec) -> peaks.Peak | None:
+    """Of a pool's device, by the values of its selector and its description."""
+    return peaks.peak_of(*pool.node_selector.values(), pool.description)
+
+
+def _bill(pool: PoolSpec, seconds: float | None, *, devices: int) -> tuple[float | None, float | None]:
+    """Accelerator-hours, and the price of one."""
+    if pool.accelerator is Accelerator.CPU:
+        return None, None
+    hours = None if seconds is None else seconds * devices / 3600
+    return hours, None if pool.prices is None else pool.prices.device_hour
 
 
 def _notes(pool: PoolSpec, stages: Stages) -> list[str]:
