@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kinema_kube.client import Kube, Object
+from kinema_kube.client import Kube, Labels, Object, selector
 from kinema_kube.errors import UnreachableError, error_of
 from kinema_kube.resources import PODS, Resource
 
@@ -34,7 +34,9 @@ class Change:
         return int(self.obj["metadata"]["resourceVersion"])
 
 
-async def watch(kube: Kube, resource: Resource, *, namespace: str | None, version: str) -> AsyncIterator[Change]:
+async def watch(
+    kube: Kube, resource: Resource, *, namespace: str | None, version: str, labels: Labels = "", fields: Labels = ""
+) -> AsyncIterator[Change]:
     """Changes after a resource version, until the watch ends; the caller begins again with the last version it saw.
 
     Raises:
@@ -45,6 +47,8 @@ async def watch(kube: Kube, resource: Resource, *, namespace: str | None, versio
         "resourceVersion": version,
         "allowWatchBookmarks": "true",
         "timeoutSeconds": str(WATCH_SECONDS),
+        "labelSelector": selector(labels),
+        "fieldSelector": selector(fields),
     }
     path = resource.path(namespace=namespace)
     async with kube.stream(path, query=query, quiet=_QUIET_SECONDS) as lines:

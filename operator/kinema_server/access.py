@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPBearer
 
 from kinema_kube import Resource
@@ -20,6 +20,8 @@ BEARER = HTTPBearer(
     scheme_name="bearer",
     description="A token that the cluster's API server accepts, such as `kubectl create token ACCOUNT` prints.",
 )
+
+Watch = Annotated[bool, Query(description="Answer with what there is and then what changes, as server-sent events.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ async def known(request: Request, shared: Shared, _scheme: Annotated[Any, Securi
     Raises:
         Refusal: 401.
     """
-    token = bearer_token(request)
+    token = bearer_token(request.headers)
     return Caller(token=token, identity=await shared.reviews.identify(token), reviews=shared.reviews)
 
 
@@ -87,13 +89,20 @@ def right_on(verb: str, kind: Resource, *, subresource: str = "") -> Callable[[s
     return build
 
 
-def everywhere(verb: str) -> Callable[..., Awaitable[Granted]]:
-    """A dependency: the caller may `verb` the jobs of all namespaces."""
+async def looks_everywhere(caller: Known, watch: Watch = False) -> Granted:
+    """A dependency: the caller may list the jobs of all namespaces, or watch them."""
+    return await _granted(caller, right_on("watch" if watch else "list", VIDEO_TRAINING_JOBS)(None, None))
 
-    async def check(caller: Known) -> Granted:
-        return await _granted(caller, right_on(verb, VIDEO_TRAINING_JOBS)(None, None))
 
-    return check
+async def looks_at_jobs(namespace: Namespace, caller: Known, watch: Watch = False) -> Granted:
+    """A dependency: the caller may list the jobs of the path's namespace, or watch them."""
+    return await _granted(caller, right_on("watch" if watch else "list", VIDEO_TRAINING_JOBS)(namespace, None))
+
+
+async def looks_at_job(namespace: Namespace, name: JobName, caller: Known, watch: Watch = False) -> Granted:
+    """A dependency: the caller may get the path's job, and watch it if that is asked for."""
+    verbs = ("get", "watch") if watch else ("get",)
+    return await _granted(caller, *(right_on(verb, VIDEO_TRAINING_JOBS)(namespace, name) for verb in verbs))
 
 
 def in_namespace(verb: str) -> Callable[..., Awaitable[Granted]]:

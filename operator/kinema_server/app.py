@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts the server together: routes, error answers, the log line and figures of each request."""
+"""Puts the server together: routes, error answers, what stands before them."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
@@ -13,16 +12,15 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kinema_kube import Kube
 from kinema_kube.errors import KubeError
-from kinema_server import metrics
 from kinema_server.description import describe
 from kinema_server.feeds import Feeds
+from kinema_server.gate import Gate
 from kinema_server.limits import Limiter
+from kinema_server.observer import Observer
 from kinema_server.problems import answer
 from kinema_server.readers import Readers
 from kinema_server.refusal import Refusal, unavailable
@@ -67,6 +65,9 @@ def create_app(settings: ServerSettings, connect: Callable[[], AbstractAsyncCont
     app.add_exception_handler(KubeError, _on_kube_error)
     app.add_exception_handler(Exception, _on_fault)
     app.add_middleware(Observer)
+    # The last one added stands first.
+    limiter = Limiter(rate=settings.progress_per_second, burst=settings.progress_burst)
+    app.add_middleware(Gate, limiter=limiter)
     return app
 
 
@@ -77,7 +78,6 @@ def _services(settings: ServerSettings, kube: Kube) -> Services:
         writer=Writer(kube, interval=settings.progress_interval_seconds),
         verdicts=Verdicts(lifetime=settings.verdict_seconds),
         reviews=Reviews(kube, seconds=settings.review_seconds),
-        limiter=Limiter(rate=settings.progress_per_second, burst=settings.progress_burst),
         feeds=Feeds(kube),
         readers=Readers(
             kube,
@@ -85,58 +85,6 @@ def _services(settings: ServerSettings, kube: Kube) -> Services:
             idle_seconds=settings.reader_idle_seconds,
             wait_seconds=settings.reader_wait_seconds,
         ),
-    )
-
-
-class Observer:
-    """Logs and counts each request, and adds the headers that every answer has."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = time.perf_counter()
-        code, streams = int(HTTPStatus.INTERNAL_SERVER_ERROR), False
-
-        async def observed(message: Message) -> None:
-            nonlocal code, streams
-            if message["type"] == "http.response.start":
-                code = message["status"]
-                headers = MutableHeaders(scope=message)
-                streams = headers.get("Content-Type", "").startswith("text/event-stream")
-                headers.setdefault("Cache-Control", "no-store")
-                headers["X-Content-Type-Options"] = "nosniff"
-            await send(message)
-
-        try:
-            await self._app(scope, receive, observed)
-        finally:
-            _record(scope, code=code, seconds=time.perf_counter() - started, streams=streams)
-
-
-def _record(scope: Scope, *, code: int, seconds: float, streams: bool) -> None:
-    # The template and not the path: a label of each job would never be forgotten.
-    route = getattr(scope.get("route"), "path", "unmatched")
-    method = scope["method"] if route != "unmatched" else "any"
-    metrics.REQUESTS.labels(method=method, route=route, code=str(code)).inc()
-    if not streams:
-        # How long somebody watches says nothing about how quick the server is.
-        metrics.SECONDS.labels(method=method, route=route).observe(seconds)
-    level = logging.DEBUG if code < HTTPStatus.BAD_REQUEST else logging.INFO
-    client = scope.get("client") or ("", 0)
-    logger.log(
-        level,
-        "request",
-        extra={
-            "method": scope["method"],
-            "path": scope["path"],
-            "code": code,
-            "seconds": round(seconds, 4),
-            "client": client[0],
-        },
     )
 
 

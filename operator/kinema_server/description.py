@@ -16,8 +16,8 @@ from kinema_api.progress import ProgressPost
 from kinema_server.problems import Problem
 
 TAGS = {
-    "jobs": "Where jobs stand.",
-    "streams": "Jobs and logs as they change. Streams are server-sent events and resume by `Last-Event-ID`.",
+    "jobs": "Where jobs stand. Streams, here and of logs, are server-sent events and resume by `Last-Event-ID`.",
+    "logs": "What pods write.",
     "actions": "What people ask of a job. Changes are made in the caller's name, with the caller's token.",
     "workspace": "What lies in a job's folder; a small pod with the job's account reads it.",
     "progress": "What running stages say of themselves.",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes of jobs for any number of readers: one watch of the API server a namespace, however many read along.
+"""Changes of jobs for any number of readers: one watch of the API server a selection, however many read along.
 
 A feed keeps the last changes, each under its resource version. A reader has a place among them and nothing else, so
 that a slow one costs no memory and holds up nobody: when it falls behind what is kept it is told to begin anew.
@@ -17,21 +17,24 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
+from http import HTTPStatus
 from typing import Any
 
+from kinema_api.status import Phase
 from kinema_kube import Kube
 from kinema_kube.client import Object
-from kinema_kube.errors import ForbiddenError, GoneError, KubeError
+from kinema_kube.errors import BadRequestError, ForbiddenError, GoneError, KubeError
 from kinema_kube.resources import VIDEO_TRAINING_JOBS
 from kinema_kube.streams import Change, watch
-from kinema_server import metrics
-from kinema_server.refusal import forbidden, unavailable
+from kinema_server.refusal import Refusal, forbidden, too_many, unavailable
 from kinema_server.rows import row_of, whole
 
 logger = logging.getLogger(__name__)
 
 KEPT_CHANGES = 4096
 KEPT_BYTES = 4 << 20
+SELECTIONS = 32
+"""Selections by label or phase that are followed at once: each is a watch of its own."""
 LINGER_SECONDS = 60.0
 """For how long a feed without readers goes on, so that one who comes back finds what it missed."""
 _LEAST_SECONDS = 0.5
@@ -59,10 +62,12 @@ class News:
     version: int | None = None
     """The resource version from which a reader may go on; None while it may not."""
     name: str = ""
+    """Of the job, after its namespace: `team/wan`."""
     row: str = "{}"
     """The job as a list shows it, as JSON."""
     packed: bytes = b""
-    """The job whole, as JSON, compressed: a feed keeps many, and most are never read."""
+    """The job whole, as JSON, compressed: a feed keeps many, and most are never read. One job is followed by the feed
+    of its namespace, others have none."""
 
     @property
     def job(self) -> str:
@@ -75,12 +80,39 @@ class News:
         return len(self.row) + len(self.packed) + 200
 
 
-class Feed:
-    """The changes of one namespace's jobs."""
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which jobs are followed."""
 
-    def __init__(self, kube: Kube, namespace: str) -> None:
+    namespace: str | None
+    """None: all of them."""
+    labels: str = ""
+    """A selector, as kubectl's `-l`."""
+    phase: Phase | None = None
+
+    @property
+    def narrow(self) -> bool:
+        """Whether jobs of the namespace are left out."""
+        return bool(self.labels or self.phase)
+
+    @property
+    def where(self) -> str:
+        """The end of a sentence about what the server may not do: Kinema may be installed for some namespaces only."""
+        return f"of namespace {self.namespace!r}" if self.namespace else "of all namespaces: ask for one"
+
+    @property
+    def query(self) -> dict[str, Any]:
+        """What a list or a watch of the API server is asked for."""
+        fields = {"status.phase": self.phase.value} if self.phase is not None else ""
+        return {"namespace": self.namespace, "labels": self.labels, "fields": fields}
+
+
+class Feed:
+    """The changes of the jobs of a selection; a job that no longer belongs to it counts as deleted."""
+
+    def __init__(self, kube: Kube, selection: Selection) -> None:
         self._kube = kube
-        self._namespace = namespace
+        self._selection = selection
         self._known: dict[str, tuple[int, str]] = {}
         """Resource version and row of each job."""
         self._kept: deque[News] = deque()
@@ -94,7 +126,7 @@ class Feed:
         self._changed = asyncio.Event()
         self._failure: KubeError | None = None
         self.readers = 0
-        self._task = asyncio.create_task(self._run(), name=f"feed {namespace}")
+        self._task = asyncio.create_task(self._run(), name=f"feed {selection}")
         self._task.add_done_callback(self._ended)
 
     async def ready(self) -> None:
@@ -109,7 +141,9 @@ class Feed:
         except TimeoutError:
             raise unavailable("the Kubernetes API does not list the jobs; try again") from None
         if isinstance(self._failure, ForbiddenError):
-            raise forbidden(f"the server itself may not watch the jobs of namespace {self._namespace!r}")
+            raise forbidden(f"the server itself may not watch the jobs {self._selection.where}")
+        if isinstance(self._failure, BadRequestError):
+            raise Refusal(HTTPStatus.BAD_REQUEST, self._failure.message)
         if self._failure is not None:
             raise unavailable("the Kubernetes API does not list the jobs; try again")
 
@@ -124,19 +158,17 @@ class Feed:
         await asyncio.gather(self._task, return_exceptions=True)
         self._wake()
 
-    async def follow(self, *, since: int | None, seconds: float, rows: bool = True) -> AsyncIterator[News]:
+    async def follow(self, *, since: int | None, rows: bool = True) -> AsyncIterator[News]:
         """Everything there is, then changes; or only the changes after a version, where they are kept.
 
         Args:
             since: the version up to which a reader has seen everything; None for a new one.
-            seconds: after which it ends.
             rows: whether to tell of every job there is, and not only that changes follow.
         """
-        due = time.monotonic() + seconds
         place = self._place_after(since)
         if place is None and since is not None:
             yield News(Kind.RESET)
-        while self.alive and time.monotonic() < due:
+        while self.alive:
             if place is None or place < self._first:
                 if place is not None:
                     yield News(Kind.RESET)
@@ -152,7 +184,7 @@ class Feed:
                 place += 1
                 yield news
                 continue
-            await self._wait(due)
+            await self._changed.wait()
 
     @property
     def _end(self) -> int:
@@ -164,14 +196,6 @@ class Feed:
         newer = sum((news.version or 0) > since for news in self._kept)
         return self._end - newer
 
-    async def _wait(self, due: float) -> None:
-        changed = self._changed
-        try:
-            async with asyncio.timeout(max(0.0, due - time.monotonic())):
-                await changed.wait()
-        except TimeoutError:
-            return
-
     async def _run(self) -> None:
         listed, pause = False, _BACKOFF_SECONDS[0]
         while True:
@@ -181,9 +205,8 @@ class Feed:
                     listed, pause = True, _BACKOFF_SECONDS[0]
                     self._listed.set()
                 begun = time.monotonic()
-                async for change in watch(
-                    self._kube, VIDEO_TRAINING_JOBS, namespace=self._namespace, version=str(self._version)
-                ):
+                version = str(self._version)
+                async for change in watch(self._kube, VIDEO_TRAINING_JOBS, version=version, **self._selection.query):
                     self._take(change)
                 # A watch that ends at once must not be begun a thousand times a second.
                 await asyncio.sleep(max(0.0, begun + _LEAST_SECONDS - time.monotonic()))
@@ -194,15 +217,15 @@ class Feed:
                     self._failure = error
                     self._listed.set()
                     return
-                logger.warning("watch broken", extra={"namespace": self._namespace, "error": str(error)})
+                logger.warning("watch broken", extra={"selection": str(self._selection), "error": str(error)})
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _BACKOFF_SECONDS[1])
 
     async def _list(self) -> None:
         token, known = "", dict[str, tuple[int, str]]()
         while True:
-            page = await self._kube.page(VIDEO_TRAINING_JOBS, namespace=self._namespace, token=token)
-            known |= {job["metadata"]["name"]: (_version_of(job), _row(job)) for job in page.items}
+            page = await self._kube.page(VIDEO_TRAINING_JOBS, token=token, **self._selection.query)
+            known |= {_name_of(job): (_version_of(job), _row(job)) for job in page.items}
             token = page.token
             if not token:
                 break
@@ -221,9 +244,9 @@ class Feed:
             News(
                 Kind(change.kind.lower()),
                 version=change.version,
-                name=change.obj["metadata"]["name"],
+                name=_name_of(change.obj),
                 row=_row(change.obj),
-                packed=zlib.compress(json.dumps(whole(change.obj)).encode(), 1),
+                packed=b"" if self._selection.narrow else zlib.compress(json.dumps(whole(change.obj)).encode(), 1),
             )
         )
 
@@ -249,7 +272,7 @@ class Feed:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
-            logger.error("feed broken", exc_info=task.exception(), extra={"namespace": self._namespace})
+            logger.error("feed broken", exc_info=task.exception(), extra={"selection": str(self._selection)})
         self._wake()
 
 
@@ -259,52 +282,69 @@ class Feeds:
     def __init__(self, kube: Kube, *, linger: float = LINGER_SECONDS) -> None:
         self._kube = kube
         self._linger = linger
-        self._feeds: dict[str, Feed] = {}
+        self._feeds: dict[Selection, Feed] = {}
         self._closing: set[asyncio.Future[None]] = set()
 
     def __len__(self) -> int:
         return len(self._feeds)
 
-    async def of(self, namespace: str) -> Feed:
-        """The feed of a namespace, which knows every job of it.
+    async def of(self, selection: Selection) -> Feed:
+        """The feed of a selection, which knows every job of it.
 
         Raises:
-            Refusal: 403 or 503, it cannot know them.
+            Refusal: 400, 403 or 503, it cannot know them; 429, too many selections are followed.
         """
-        feed = self._feeds.get(namespace)
+        feed = self._feeds.get(selection)
         if feed is None or not feed.alive:
-            feed = self._feeds[namespace] = Feed(self._kube, namespace)
-            self._end_later(namespace, feed)
+            if selection.narrow:
+                self._make_room()
+            feed = self._feeds[selection] = Feed(self._kube, selection)
+            self._end_later(selection, feed)
         await feed.ready()
         return feed
 
     @asynccontextmanager
-    async def reading(self, namespace: str, feed: Feed) -> AsyncIterator[None]:
+    async def reading(self, selection: Selection, feed: Feed) -> AsyncIterator[None]:
         """Keep a feed alive."""
         feed.readers += 1
         try:
-            with metrics.STREAMS.track_inprogress():
-                yield
+            yield
         finally:
             feed.readers -= 1
-            self._end_later(namespace, feed)
+            self._end_later(selection, feed)
 
     async def close(self) -> None:
         """End every feed, and with them their readers."""
         feeds, self._feeds = [*self._feeds.values()], {}
         await asyncio.gather(*(feed.close() for feed in feeds))
 
-    def _end_later(self, namespace: str, feed: Feed) -> None:
-        if not feed.readers:
-            asyncio.get_running_loop().call_later(self._linger, self._end_idle, namespace, feed)
-
-    def _end_idle(self, namespace: str, feed: Feed) -> None:
-        if feed.readers or self._feeds.get(namespace) is not feed:
+    def _make_room(self) -> None:
+        narrow = [selection for selection in self._feeds if selection.narrow]
+        if len(narrow) < SELECTIONS:
             return
-        del self._feeds[namespace]
-        closing = asyncio.ensure_future(feed.close())
+        idle = next((selection for selection in narrow if not self._feeds[selection].readers), None)
+        if idle is None:
+            message = "too many different selections are watched: watch all jobs of the namespace, or try again later"
+            raise too_many(message, seconds=self._linger)
+        self._end(idle)
+
+    def _end_later(self, selection: Selection, feed: Feed) -> None:
+        if not feed.readers:
+            asyncio.get_running_loop().call_later(self._linger, self._end_idle, selection, feed)
+
+    def _end_idle(self, selection: Selection, feed: Feed) -> None:
+        if not feed.readers and self._feeds.get(selection) is feed:
+            self._end(selection)
+
+    def _end(self, selection: Selection) -> None:
+        closing = asyncio.ensure_future(self._feeds.pop(selection).close())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
+
+
+def _name_of(job: Mapping[str, Any]) -> str:
+    metadata = job["metadata"]
+    return f"{metadata['namespace']}/{metadata['name']}"
 
 
 def _row(job: Object) -> str:

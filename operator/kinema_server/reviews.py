@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from cachetools import TTLCache
-from fastapi import Request
 
 from kinema_api.names import HEADER_TOKEN
 from kinema_kube import Kube
@@ -87,14 +86,14 @@ class Right:
         return f"{self.verb} {what} {where}"
 
 
-def bearer_token(request: Request) -> str:
-    """The token of a request.
+def bearer_token(headers: Mapping[str, str]) -> str:
+    """The token that a request's headers carry.
 
     Raises:
         Refusal: 401, there is none.
     """
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    token = token.strip() if scheme.lower() == "bearer" else request.headers.get(HEADER_TOKEN, "").strip()
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    token = token.strip() if scheme.lower() == "bearer" else headers.get(HEADER_TOKEN, "").strip()
     if not token:
         raise unauthorized("no token: send the header Authorization: Bearer TOKEN")
     if len(token) > _TOKEN_LIMIT:

@@ -12,7 +12,6 @@ from fastapi import Depends, Path, Request
 from kinema_api.base import DNS_SUBDOMAIN
 from kinema_kube import Kube
 from kinema_server.feeds import Feeds
-from kinema_server.limits import Limiter
 from kinema_server.readers import Readers
 from kinema_server.reviews import Reviews
 from kinema_server.settings import ServerSettings
@@ -29,7 +28,6 @@ class Services:
     writer: Writer
     verdicts: Verdicts
     reviews: Reviews
-    limiter: Limiter
     feeds: Feeds
     readers: Readers
     closing: asyncio.Event = field(default_factory=asyncio.Event)

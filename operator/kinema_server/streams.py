@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from fastapi import Header
+from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, ServerSentEvent, format_sse_event
 
 from kinema_server import metrics
@@ -85,6 +86,12 @@ class Leash:
         return None
 
 
+def answered(events: AsyncGenerator[ServerSentEvent], leash: Leash) -> StreamingResponse:
+    """The answer that a stream is."""
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(encoded(events, leash), media_type=MEDIA_TYPE, headers=headers)
+
+
 async def encoded(events: AsyncGenerator[ServerSentEvent], leash: Leash) -> AsyncGenerator[bytes]:
     """Events as they go over the wire, with a comment whenever there is none for a while."""
     coming: asyncio.Future[ServerSentEvent] | None = None
@@ -95,6 +102,8 @@ async def encoded(events: AsyncGenerator[ServerSentEvent], leash: Leash) -> Asyn
             coming = coming or asyncio.ensure_future(anext(events))
             either: set[asyncio.Future[Any]] = {coming, closing}
             await asyncio.wait(either, timeout=min(PING_SECONDS, leash.left), return_when=asyncio.FIRST_COMPLETED)
+            if leash.closing.is_set():
+                continue
             if not coming.done():
                 yield KEEPALIVE_COMMENT
                 continue
@@ -116,13 +125,8 @@ async def encoded(events: AsyncGenerator[ServerSentEvent], leash: Leash) -> Asyn
 
 def wire(event: ServerSentEvent) -> bytes:
     """An event as it goes over the wire."""
-    data = event.raw_data if event.raw_data is not None else json.dumps(event.data)
+    data = event.raw_data if event.raw_data is not None or event.data is None else json.dumps(event.data)
     return format_sse_event(data_str=data, event=event.event, id=event.id, retry=event.retry)
-
-
-def documented_stream(description: str, example: str) -> dict[str, Any]:
-    """The response of a stream, for its documentation."""
-    return {"description": description, "content": {MEDIA_TYPE: events_like(example)}}
 
 
 def events_like(example: str) -> dict[str, Any]:

@@ -18,14 +18,11 @@ from kinema_server.routes import (
     progress,
     samples,
     stages,
-    watches,
 )
 
-# A watch comes before a job: its path would be that of a job named watch.
 ROUTERS: tuple[APIRouter, ...] = tuple(
     module.router
     for module in (
-        watches,
         jobs,
         stages,
         progress,

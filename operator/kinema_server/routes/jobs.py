@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GET .../videotrainingjobs and .../videotrainingjobs/{name}: jobs in short, and one whole."""
+"""GET .../videotrainingjobs and .../videotrainingjobs/{name}: jobs in short, and one whole; as they are or change."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -14,13 +15,15 @@ from kinema_api.names import VERSION
 from kinema_api.status import Phase
 from kinema_kube.errors import BadRequestError, ForbiddenError, GoneError
 from kinema_kube.resources import VIDEO_TRAINING_JOBS
-from kinema_server import examples
-from kinema_server.access import everywhere, in_namespace, on_job
+from kinema_server import examples, watches
+from kinema_server.access import Granted, Watch, looks_at_job, looks_at_jobs, looks_everywhere
+from kinema_server.feeds import Selection
 from kinema_server.lookup import find_job
 from kinema_server.problems import documented
-from kinema_server.refusal import Refusal
+from kinema_server.refusal import Refusal, forbidden
 from kinema_server.rows import Listing, Whole, listed, whole
 from kinema_server.services import JobName, Namespace, Services, Shared
+from kinema_server.streams import MEDIA_TYPE, LastEventId, events_like
 
 router = APIRouter(prefix=f"/{VERSION}", tags=["jobs"])
 
@@ -31,41 +34,68 @@ Selector = Annotated[
 ]
 OnlyPhase = Annotated[Phase | None, Query(description="Only jobs of this phase.")]
 _LISTS: dict[int | str, dict[str, Any]] = {
-    **documented(HTTPStatus.BAD_REQUEST, HTTPStatus.GONE),
-    200: {"content": {"application/json": {"example": examples.LISTING}}},
+    **documented(HTTPStatus.BAD_REQUEST, HTTPStatus.GONE, HTTPStatus.TOO_MANY_REQUESTS),
+    200: {
+        "description": f"A page.{watches.ABOUT}",
+        "content": {"application/json": {"example": examples.LISTING}, MEDIA_TYPE: events_like(examples.WATCH)},
+    },
 }
 
 
-@router.get("/videotrainingjobs", responses=_LISTS, dependencies=[Depends(everywhere("list"))])
-async def list_everywhere(
-    shared: Shared, limit: Limit = 100, token: Continue = "", labels: Selector = "", phase: OnlyPhase = None
-) -> Listing:
-    """Jobs of all namespaces, a page at a time."""
-    return await _listing(shared, namespace=None, limit=limit, token=token, labels=labels, phase=phase)
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which jobs, and how."""
+
+    limit: int
+    token: str
+    labels: str
+    phase: Phase | None
+    last_event_id: str
 
 
-@router.get("/namespaces/{namespace}/videotrainingjobs", responses=_LISTS, dependencies=[Depends(in_namespace("list"))])
-async def list_namespace(
-    shared: Shared,
-    namespace: Namespace,
+def wanted(
     limit: Limit = 100,
     token: Continue = "",
     labels: Selector = "",
     phase: OnlyPhase = None,
-) -> Listing:
-    """Jobs of one namespace, a page at a time."""
-    return await _listing(shared, namespace=namespace, limit=limit, token=token, labels=labels, phase=phase)
+    last_event_id: LastEventId = "",
+) -> Wanted:
+    """What the parameters ask for."""
+    return Wanted(limit, token, labels, phase, last_event_id)
+
+
+@router.get("/videotrainingjobs", response_model=Listing, responses=_LISTS)
+async def list_everywhere(
+    shared: Shared,
+    granted: Annotated[Granted, Depends(looks_everywhere)],
+    wanted: Annotated[Wanted, Depends(wanted)],
+    watch: Watch = False,
+) -> Listing | Response:
+    """Jobs of all namespaces, a page at a time; or, with `watch`, as they change. A watch has no pages."""
+    return await _jobs(shared, granted, wanted, namespace=None, watch=watch)
+
+
+@router.get("/namespaces/{namespace}/videotrainingjobs", response_model=Listing, responses=_LISTS)
+async def list_namespace(
+    shared: Shared,
+    namespace: Namespace,
+    granted: Annotated[Granted, Depends(looks_at_jobs)],
+    wanted: Annotated[Wanted, Depends(wanted)],
+    watch: Watch = False,
+) -> Listing | Response:
+    """Jobs of one namespace, a page at a time; or, with `watch`, as they change. A watch has no pages."""
+    return await _jobs(shared, granted, wanted, namespace=namespace, watch=watch)
 
 
 @router.get(
     "/namespaces/{namespace}/videotrainingjobs/{name}",
     response_model=Whole,
-    dependencies=[Depends(on_job("get"))],
     responses={
         **documented(),
         200: {
+            "description": f"The job.{watches.ABOUT}",
             "headers": {"ETag": {"description": "Of this state of the job.", "schema": {"type": "string"}}},
-            "content": {"application/json": {"example": examples.JOB}},
+            "content": {"application/json": {"example": examples.JOB}, MEDIA_TYPE: events_like(examples.WATCH_JOB)},
         },
         304: {"description": "The job is as `If-None-Match` says that the caller knows it."},
     },
@@ -74,9 +104,14 @@ async def get_job(
     shared: Shared,
     namespace: Namespace,
     name: JobName,
+    granted: Annotated[Granted, Depends(looks_at_job)],
     if_none_match: Annotated[str, Header(max_length=1024, description="ETags that the caller knows.")] = "",
+    watch: Watch = False,
+    last_event_id: LastEventId = "",
 ) -> Response:
-    """One job, whole."""
+    """One job, whole; or, with `watch`, as it changes, until it is deleted."""
+    if watch:
+        return await watches.watch_job(shared, granted, namespace=namespace, name=name, last_event_id=last_event_id)
     job = await find_job(shared.kube, namespace=namespace, name=name)
     tag = f'"{job["metadata"]["uid"]}-{job["metadata"]["resourceVersion"]}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
@@ -91,18 +126,20 @@ def knows(header: str, tag: str) -> bool:
     return "*" in known or tag in known
 
 
-async def _listing(
-    shared: Services, *, namespace: str | None, limit: int, token: str, labels: str, phase: Phase | None
-) -> Listing:
-    fields = {"status.phase": phase.value} if phase is not None else ""
+async def _jobs(
+    shared: Services, granted: Granted, wanted: Wanted, *, namespace: str | None, watch: bool
+) -> Listing | Response:
+    selection = Selection(namespace, wanted.labels, wanted.phase)
+    if watch:
+        return await watches.watch_jobs(shared, granted, selection=selection, last_event_id=wanted.last_event_id)
+    return await _listing(shared, selection, wanted)
+
+
+async def _listing(shared: Services, selection: Selection, wanted: Wanted) -> Listing:
     try:
-        page = await shared.kube.page(
-            VIDEO_TRAINING_JOBS, namespace=namespace, labels=labels, fields=fields, limit=limit, token=token
-        )
+        page = await shared.kube.page(VIDEO_TRAINING_JOBS, limit=wanted.limit, token=wanted.token, **selection.query)
     except ForbiddenError as error:
-        # Kinema was installed for some namespaces only.
-        where = f"of namespace {namespace!r}" if namespace else "of all namespaces: ask for one"
-        raise Refusal(HTTPStatus.FORBIDDEN, f"the server itself may not read the jobs {where}") from error
+        raise forbidden(f"the server itself may not read the jobs {selection.where}") from error
     except GoneError as error:
         raise Refusal(HTTPStatus.GONE, "the continue token is too old: list again from the start") from error
     except BadRequestError as error:

@@ -24,11 +24,11 @@ from kinema_server.lookup import attempt_of, find_job, find_pod
 from kinema_server.problems import documented
 from kinema_server.refusal import Refusal
 from kinema_server.services import JobName, Namespace, Services, Shared
-from kinema_server.streams import MEDIA_TYPE, RETRY_MILLISECONDS, LastEventId, Leash, encoded, end, events_like
+from kinema_server.streams import MEDIA_TYPE, RETRY_MILLISECONDS, LastEventId, Leash, answered, end, events_like
 
 logger = logging.getLogger(__name__)
 
-router = APIRouter(prefix=f"/{VERSION}", tags=["streams"])
+router = APIRouter(prefix=f"/{VERSION}", tags=["logs"])
 
 TAIL = 1000
 """Lines that are sent where nobody says how many."""
@@ -120,9 +120,7 @@ async def get_logs(
         patience=_PATIENCE_SECONDS if wanted.follow else None,
     )
     if wanted.follow:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        events = encoded(_events(lines), Leash(shared, granted))
-        return StreamingResponse(events, media_type=MEDIA_TYPE, headers=headers)
+        return answered(_events(lines), Leash(shared, granted))
     return StreamingResponse(_text(lines), media_type="text/plain")
 
 

@@ -70,8 +70,7 @@ async def post_progress(
     The token is the pod's own, made for the audience `progress.kinema.dev`.
     """
     received = datetime.now(UTC)
-    token = bearer_token(request)
-    shared.limiter.take(token)
+    token = bearer_token(request.headers)
     target = Target(namespace=namespace, job=name, stage=stage, attempt=attempt)
     uid = await _job_uid(shared, token=token, path=request.url.path, target=target)
     body = await _limited_body(request)

@@ -158,7 +158,9 @@ async def test_events_of_a_job_its_children_and_their_pods(world: World) -> None
 async def test_the_description_is_for_those_who_have_a_token(world: World) -> None:
     assert (await world.get("/openapi.json", token="bad")).status_code == 401
     document = (await world.get("/openapi.json")).json()
-    assert f"{READ.replace('team', '{namespace}')}/{{name}}/watch" in document["paths"]
+    one = document["paths"][f"{READ.replace('team', '{namespace}')}/{{name}}"]["get"]
+    assert {"watch", "Last-Event-ID"} <= {parameter["name"] for parameter in one["parameters"]}
+    assert set(one["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             where = f"{method} {path}"

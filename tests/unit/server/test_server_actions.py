@@ -112,11 +112,11 @@ SPEC = {
 POOL = {"accelerator": "nvidia", "devicesPerNode": 8, "deviceMemory": "80Gi", "prices": {"deviceHour": 2}}
 
 
-async def plan(world: World, spec: Any, *, pools: Any = POOL) -> Any:
+async def plan(world: World, spec: Any, *, pools: Any = POOL, query: str = "") -> Any:
     items = [{"metadata": {"name": "a100"}, "spec": pools}] if pools else []
     world.fake.objects["/apis/kinema.dev/v1alpha1/trainingpools"] = {"items": items}
     body = {"apiVersion": "kinema.dev/v1alpha1", "kind": "VideoTrainingJob", "spec": spec}
-    return await world.client.post(PLAN, json=body, headers={"Authorization": "Bearer good"})
+    return await world.client.post(PLAN + query, json=body, headers={"Authorization": "Bearer good"})
 
 
 async def test_a_plan_says_what_a_job_needs_and_creates_nothing(world: World) -> None:
@@ -129,8 +129,21 @@ async def test_a_plan_says_what_a_job_needs_and_creates_nothing(world: World) ->
     assert found["training"]["processes"] == 16
     assert found["training"]["pricePerHour"] == 32
     assert 0 < found["training"]["memory"]["total"] < found["training"]["deviceMemory"]
+    assert found["training"]["cost"] is None, "nothing names the pool's device"
     (tried,) = world.fake.sent("POST", "videotrainingjobs")
     assert (tried.query["dryRun"], tried.headers["authorization"]) == ("All", "Bearer good")
+
+
+async def test_a_plan_tells_time_and_cost(world: World) -> None:
+    spec = {**SPEC, "stages": {"train": {"steps": 1000}}}
+    measured = (await plan(world, spec, query="?stepSeconds=3.6")).json()["training"]
+    assert (measured["seconds"], measured["acceleratorHours"], measured["cost"]) == (3600, 16, 32)
+    assert measured["pace"] == "as measured"
+    known = {**POOL, "description": "8 x A100 80 GB"}
+    assumed = (await plan(world, spec, pools=known, query="?mfu=0.5")).json()["training"]
+    assert assumed["pace"] == "assumed: 50 % of 312 TFLOP/s a device (A100)"
+    assert assumed["stepSeconds"] == pytest.approx(assumed["tflopPerStep"] / (16 * 312 * 0.5))
+    assert (await plan(world, spec, query="?mfu=nan")).status_code == 422
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from kinema_operator import tls
-from kinema_server.feeds import Feeds, Kind
+from kinema_server.feeds import SELECTIONS, Feeds, Kind, Selection
+from kinema_server.refusal import Refusal
 from kinema_server.settings import ServerSettings
 
 from tests import waiting
@@ -23,8 +24,9 @@ from tests.unit.server.upstream import Event, Watched, events, job, until
 
 pytestmark = [pytest.mark.unit, pytest.mark.anyio]
 
-TEAM = "/v1alpha1/namespaces/team/videotrainingjobs/watch"
-ONE = "/v1alpha1/namespaces/team/videotrainingjobs/wan/watch"
+TEAM = "/v1alpha1/namespaces/team/videotrainingjobs?watch=true"
+ONE = "/v1alpha1/namespaces/team/videotrainingjobs/wan?watch=true"
+TEAMS = Selection("team")
 
 
 @asynccontextmanager
@@ -139,6 +141,46 @@ async def test_one_job_comes_whole_and_ends_with_its_deletion(world: World) -> N
         assert rest[0].json["status"]["phase"] == "Failed"
 
 
+async def test_a_job_may_have_any_name(world: World) -> None:
+    world.fake.put(JOB.replace("wan", "watch"), {"metadata": {"name": "watch", "namespace": "team"}})
+    answer = await world.get(ONE.replace("wan?watch=true", "watch"))
+    assert (answer.status_code, answer.json()["metadata"]["name"]) == (200, "watch")
+
+
+async def test_what_is_selected_is_selected_by_the_api_server(world: World) -> None:
+    watched = Watched(world.fake)
+    watched.show(job("wan", 5, phase="Running"))
+    async with reading(world, f"{TEAM}&phase=Running&labelSelector=team%3Dvideo") as stream, reading(world) as every:
+        for one in (stream, every):
+            await until(one, "synced")
+        await conditions("both are not watched", lambda: watched.begun == 2)
+    for verb in ("list", "watch"):
+        asked = [request.query for request in world.fake.sent("GET") if ("watch" in request.query) == (verb == "watch")]
+        selectors = {(query.get("labelSelector"), query.get("fieldSelector")) for query in asked}
+        assert selectors == {("team=video", "status.phase=Running"), (None, None)}
+
+
+async def test_a_selector_that_is_none_is_named(world: World) -> None:
+    refused = (400, status(400, "BadRequest", "unable to parse requirement"))
+    world.fake.hooks.insert(0, lambda request: refused if request.query.get("labelSelector") else None)
+    for path in (f"{TEAM}&labelSelector=a%3D%3D%3D", f"{TEAM[:-11]}?labelSelector=a%3D%3D%3D"):
+        answer = await world.get(path)
+        assert (answer.status_code, answer.json()["detail"]) == (400, "unable to parse requirement")
+
+
+async def test_jobs_of_all_namespaces_are_told_apart(world: World) -> None:
+    watched = Watched(world.fake, path="/apis/kinema.dev/v1alpha1/videotrainingjobs")
+    other = job("wan", 6)
+    other["metadata"]["namespace"] = "research"
+    watched.show(job("wan", 5), other)
+    async with reading(world, "/v1alpha1/videotrainingjobs?watch=true") as stream:
+        *added, _ = await until(stream, "synced")
+    assert [event.json["namespace"] for event in added] == ["team", "research"]
+    (review,) = world.fake.sent("POST", "subjectaccessreviews")
+    attributes = review.body["spec"]["resourceAttributes"]
+    assert (attributes["verb"], attributes.get("namespace")) == ("watch", None)
+
+
 async def test_who_may_not_watch_hears_nothing(world: World) -> None:
     Watched(world.fake)
     world.allowed = False
@@ -183,12 +225,12 @@ async def test_a_reader_that_is_too_slow_begins_anew_and_costs_no_memory(monkeyp
     async with fake_kube() as fake:
         watched = Watched(fake)
         feeds = Feeds(fake.kube)
-        feed = await feeds.of("team")
-        slow = feed.follow(since=None, seconds=60)
+        feed = await feeds.of(TEAMS)
+        slow = feed.follow(since=None)
         assert (await anext(slow)).kind is Kind.SYNCED
         for version in range(11, 41):
             watched.tell("MODIFIED", job("wan", version))
-        quick = feed.follow(since=10, seconds=60)
+        quick = feed.follow(since=10)
         async with asyncio.timeout(20):
             while (await anext(quick)).version != 40:
                 pass
@@ -202,12 +244,30 @@ async def test_a_reader_that_is_too_slow_begins_anew_and_costs_no_memory(monkeyp
         await feeds.close()
 
 
+async def test_selections_are_no_way_to_use_up_the_server() -> None:
+    async with fake_kube() as fake, AsyncExitStack() as stack:
+        Watched(fake)
+        feeds = Feeds(fake.kube)
+        one, *others = (Selection("team", f"number={number}") for number in range(SELECTIONS))
+        async with feeds.reading(one, await feeds.of(one)):
+            for selection in others:
+                await stack.enter_async_context(feeds.reading(selection, await feeds.of(selection)))
+            with pytest.raises(Refusal, match="too many") as caught:
+                await feeds.of(Selection("team", "number=-1"))
+            assert caught.value.code == 429
+            await feeds.of(TEAMS)
+        # Nobody reads that one any more: it makes room.
+        await feeds.of(Selection("team", "number=-1"))
+        assert len(feeds) == SELECTIONS + 1
+        await feeds.close()
+
+
 async def test_a_feed_ends_when_nobody_has_read_it_for_a_while() -> None:
     async with fake_kube() as fake:
         Watched(fake)
         feeds = Feeds(fake.kube, linger=0.05)
-        feed = await feeds.of("team")
-        async with feeds.reading("team", feed):
-            feeds._end_idle("team", feed)
+        feed = await feeds.of(TEAMS)
+        async with feeds.reading(TEAMS, feed):
+            feeds._end_idle(TEAMS, feed)
             assert len(feeds) == 1
         await conditions("the feed lives for ever", lambda: len(feeds) == 0 and not feed.alive)

@@ -27,6 +27,7 @@ class Watched:
 
     fake: FakeKube
     version: int = 10
+    path: str = JOBS
     watchers: list[asyncio.Queue[bytes | None]] = field(default_factory=list)
     begun: int = 0
     """Watches that were begun."""
@@ -38,7 +39,7 @@ class Watched:
 
     def show(self, *jobs: dict[str, Any]) -> None:
         """What a list finds."""
-        self.fake.objects[JOBS] = {"metadata": {"resourceVersion": str(self.version)}, "items": list(jobs)}
+        self.fake.objects[self.path] = {"metadata": {"resourceVersion": str(self.version)}, "items": list(jobs)}
 
     def tell(self, kind: str, obj: dict[str, Any]) -> None:
         """Tell every watcher, now or when it begins with an earlier version."""
@@ -54,7 +55,7 @@ class Watched:
             queue.put_nowait(None)
 
     def _stream(self, request: Request) -> AsyncIterator[bytes] | None:
-        if request.path != JOBS or request.query.get("watch") != "true":
+        if request.path != self.path or request.query.get("watch") != "true":
             return None
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         for version, line in self._told:
