@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
 from kinema_api.job import JobSpec
 
@@ -141,8 +141,7 @@ def test_pieces_of_jobs_are_what_a_job_may_say() -> None:
     assert pieces
     for piece in pieces:
         for name, value in yaml.safe_load(piece).items():
-            annotation: type[BaseModel] | None = JobSpec.model_fields[name].annotation
-            assert annotation is not None
+            annotation: Any = JobSpec.model_fields[name].annotation
             annotation.model_validate(value)
 
 
