@@ -158,8 +158,11 @@ def _lines(axes: Any, panel: Panel, results: Results, span: Span) -> None:
     else:
         for name, series in named:
             axes.plot(*_times(series), linewidth=1, label=name)
+    shown = axes.get_ylim()
     for threshold in panel.thresholds:
         axes.axhline(threshold.value, color=threshold.colour, linewidth=0.7, linestyle="--")
+    # A threshold that is far away must not press the lines together.
+    axes.set_ylim(shown)
     if panel.logarithmic:
         axes.set_yscale("log")
     else:
@@ -218,7 +221,9 @@ def _table(axes: Any, panel: Panel, results: Results, _: Span) -> None:
     if not first:
         _nothing(axes)
         return
-    labels = [name for name in ("namespace", "vtj", "model", "phase", "stage") if name in first[0].labels]
+    # A label that is empty is none: a job that waits has no stage.
+    there = {name for series in first for name in series.labels}
+    labels = [name for name in ("namespace", "vtj", "model", "phase", "stage") if name in there]
     for series in first:
         key = (series.labels["namespace"], series.labels["vtj"])
         cells[key] = [series.labels.get(name, "") for name in labels] + [""] * (len(results) - 1)
