@@ -71,7 +71,8 @@ def test_a_guide_that_needs_no_node(reader: Reader, name: str) -> None:
 
 READY_MADE = """\
 ```console
-$ helm template kinema charts/kinema --kube-version 1.36 --values values.yaml --show-only templates/operator-deployment.yaml
+$ helm template kinema charts/kinema --kube-version 1.36 --values values.yaml \\
+    --show-only templates/operator-deployment.yaml
 ...registry.example.com/kinema/control-plane:0.1.0...
 $ kubectl apply --dry-run=server -f loader.yaml
 $ sed s/kinema-workspace/another/ claim.yaml | kubectl apply --dry-run=server -f -
