@@ -15,6 +15,8 @@ from tests.chart.shapes import FOREIGN
 
 pytestmark = pytest.mark.controlplane
 NAMESPACE = "kinema-system"
+NO_PODS: Values = {"operator": {"replicas": 0}, "server": {"replicas": 0}}
+"""There are no images: with no pods all is ready at once, so that `--wait` ends."""
 JOB: Object = {
     "apiVersion": "kinema.dev/v1alpha1",
     "kind": "VideoTrainingJob",
@@ -66,36 +68,56 @@ def test_install_upgrade_uninstall(prepared: ControlPlane, helm: Helm) -> None:
         done = helm(*arguments, "--namespace", NAMESPACE, values=values, kubeconfig=prepared.kubeconfig)
         assert done.returncode == 0, done.stderr
 
-    def pool(name: str) -> dict[str, object]:
-        found: dict[str, object] = json.loads(prepared.kubectl("get", "tpool", name, "-o", "json"))
-        return found
+    def upgrade(**pools: object) -> None:
+        release("upgrade", "kinema", str(CHART), values={**NO_PODS, "pools": pools})
 
-    # Without nodes nothing gets ready, so `--wait`, by which Helm also waits for the CRDs, cannot be used: install the
-    # CRDs with a release that has no pools, and wait for them.
     cpu = pool_spec("cpu")
-    release("install", "kinema", str(CHART))
-    prepared.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "trainingpools.kinema.dev")
-    release("upgrade", "kinema", str(CHART), values={"pools": {"cpu": cpu}})
-    assert pool("cpu")["spec"] == cpu
-
     changed = {**cpu, "description": "changed"}
-    release("upgrade", "kinema", str(CHART), values={"pools": {"cpu": changed, "more": cpu}})
-    assert pool("cpu")["spec"] == changed
-    assert pool("more")["spec"] == cpu
+    release("install", "kinema", str(CHART), "--wait", values={**NO_PODS, "pools": {"cpu": cpu}})
+    first = pool(prepared, "cpu")
+    assert first["spec"] == cpu
+    upgrade(cpu=cpu)
+    upgrade(cpu=changed, more=cpu)
+    assert pool(prepared, "cpu")["spec"] == changed
+    assert pool(prepared, "more")["spec"] == cpu
+    upgrade(cpu=cpu, more=cpu)
+    assert pool(prepared, "cpu")["spec"] == cpu, "a field that is left out is taken away"
+    release("rollback", "kinema", "3")
+    assert pool(prepared, "cpu")["spec"] == changed
+    upgrade(cpu=changed)
+    assert pool(prepared, "more")["spec"] == cpu, "a pool that leaves the list stays"
+    upgrade(cpu=changed, more=changed)
+    assert pool(prepared, "more")["spec"] == changed, "and may come back as another"
 
     prepared.apply([JOB])
     uid = prepared.kubectl("get", "vtj", "wan", "-n", "team-a", "-o", "jsonpath={.metadata.uid}")
     release("upgrade", "kinema", str(CHART), values={"operator": {"settings": {"workers": 3}}})
     release("uninstall", "kinema", "--wait")
     assert prepared.kubectl("get", "deployments", "-n", NAMESPACE, "-o", "name") == ""
-    assert pool("cpu")["spec"] == changed, "pools outlive an uninstall"
+    assert pool(prepared, "cpu")["spec"] == changed, "pools outlive an uninstall"
     kept = prepared.kubectl("get", "vtj", "wan", "-n", "team-a", "-o", "jsonpath={.metadata.uid}")
     assert kept == uid, "jobs outlive upgrade and uninstall"
 
-    release("install", "again", str(CHART), values={"pools": {"cpu": cpu}, "crds": {"install": False}})
-    assert pool("cpu")["spec"] == cpu
+    release("install", "kinema", str(CHART), values={**NO_PODS, "pools": {"cpu": changed}})
+    upgrade(cpu=cpu)
+    last = pool(prepared, "cpu")
+    assert last["spec"] == cpu
+    assert last["metadata"]["uid"] == first["metadata"]["uid"], "it was there all the time"
+    release("uninstall", "kinema", "--wait")
+
+    refused = ("install", "again", str(CHART), "--namespace", NAMESPACE)
+    alone: Values = {**NO_PODS, "crds": {"install": False}}
+    done = helm(*refused, values={**alone, "pools": {"cpu": cpu}}, kubeconfig=prepared.kubeconfig)
+    assert 'TrainingPool "cpu"' in done.stderr and "cannot be imported into the current release" in done.stderr
+    release("install", "again", str(CHART), values={**alone, "pools": {"other": cpu}})
+    assert pool(prepared, "other")["spec"] == cpu
     release("uninstall", "again", "--wait")
     assert definitions(prepared), "CRDs that others install are others' to remove"
+
+
+def pool(plane: ControlPlane, name: str) -> Object:
+    found: Object = json.loads(plane.kubectl("get", "tpool", name, "-o", "json"))
+    return found
 
 
 def definitions(plane: ControlPlane) -> list[str]:
@@ -107,11 +129,16 @@ def test_a_release_that_keeps_nothing_takes_the_crds_with_it(prepared: ControlPl
     if found:
         prepared.kubectl("delete", "--wait", *found)
     place = ["--namespace", NAMESPACE]
-    values: Values = {"crds": {"keep": False}}
-    done = helm("install", "brief", str(CHART), *place, values=values, kubeconfig=prepared.kubeconfig)
+    cpu = pool_spec("cpu")
+    values: Values = {**NO_PODS, "crds": {"keep": False}, "pools": {"cpu": {**cpu, "description": "old"}}}
+    done = helm("install", "brief", str(CHART), "--wait", *place, values=values, kubeconfig=prepared.kubeconfig)
     assert done.returncode == 0, done.stderr
     assert "CAUTION: crds.keep is false" in done.stdout
     assert len(definitions(prepared)) == 2
+    values["pools"] = {"cpu": cpu}
+    done = helm("upgrade", "brief", str(CHART), *place, values=values, kubeconfig=prepared.kubeconfig)
+    assert done.returncode == 0, done.stderr
+    assert pool(prepared, "cpu")["spec"] == cpu, "though the very first upgrade changed what a hook had made"
     done = helm("uninstall", "brief", "--wait", *place, kubeconfig=prepared.kubeconfig)
     assert done.returncode == 0, done.stderr
     assert definitions(prepared) == []

@@ -82,7 +82,7 @@ def test_rules_and_dashboards_arrive_as_they_are(render: Render, with_files: Pat
     dashboard = named(objects, "ConfigMap", "kinema-dashboard-two")
     assert json.loads(dashboard["data"]["two.json"]) == {"title": "{{job}}"}
     assert dashboard["metadata"]["namespace"] == "monitoring"
-    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert dashboard["metadata"]["labels"]["grafana_board"] == "training"
     assert dashboard["metadata"]["annotations"] == {"grafana_folder": "Training"}
     assert not of_kind(render(VALUES["no-monitoring"], chart=with_files, knows=KNOWS), *KINDS)
 

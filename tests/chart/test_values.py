@@ -17,6 +17,7 @@ from kinema_chart.values import Values as Model
 from kinema_demo.install import CHART, ROOT
 from pydantic import BaseModel
 
+from kinema_images import build, recipe
 from kinema_operator.settings import Settings
 from kinema_server.settings import ServerSettings
 
@@ -71,6 +72,31 @@ def test_every_value_is_used_by_a_template() -> None:
     unused = {leaf for leaf in leaves(Model()) if not re.search(rf"\.{leaf}\b", text)}
     # `resources` is passed on whole.
     assert unused == {"requests", "limits"}
+
+
+def test_every_value_is_chosen_in_an_example() -> None:
+    def chosen(values: Any, path: str = "") -> Iterator[str]:
+        yield path
+        if isinstance(values, dict):
+            for name, value in values.items():
+                yield from chosen(value, f"{path}.{name}")
+
+    def wanted(model: BaseModel, path: str = "") -> Iterator[str]:
+        for name, field in type(model).model_fields.items():
+            value, place = getattr(model, name), f"{path}.{field.alias or name}"
+            yield from wanted(value, place) if isinstance(value, BaseModel) else [place]
+
+    found = {place for values in VALUES.values() for place in chosen(values)}
+    assert set(wanted(Model())) - found == {".global"}, "that one is Helm's own"
+
+
+def test_the_default_images_are_those_that_are_built() -> None:
+    images = Model().images
+    families = [found for family in images.families.values() for found in family.wire().values()]
+    names = {item.name for item in build.selected(recipe.read_all(ROOT), build.Order())}
+    version = build.version(ROOT)
+    defaults = {images.control_plane, images.stage, *filter(None, families)}
+    assert defaults == {f"kinema/{name}:{version}" for name in names}
 
 
 def test_every_value_is_in_the_readme_with_its_meaning() -> None:

@@ -14,6 +14,8 @@ from kinema_chart.cluster import Duration, Image, Namespace, Object, Peer, Port,
 from kinema_chart.workloads import Operator, Server
 
 _VERSION = version_of("kinema-api")
+RUNBOOKS = "https://kinema.dev/docs/runbooks"
+"""As the rules of files/rules have it, where templates/rules.yaml puts another one in its place."""
 Create = Literal["auto", "always", "never"]
 """auto: when the cluster knows the kind."""
 
@@ -33,7 +35,6 @@ _FAMILIES = {
     "wan2.1": Family(
         cpu=f"kinema/wan2.1:{_VERSION}",
         nvidia=f"kinema/wan2.1:{_VERSION}",
-        ascend=f"kinema/wan2.1-ascend:{_VERSION}",
     )
 }
 
@@ -53,7 +54,8 @@ class Images(Model):
     stage: Image = f"kinema/stage:{_VERSION}"
     """The stages check and prepare, which need no accelerator."""
     families: dict[ModelName, Family] = Field(default_factory=lambda: dict(_FAMILIES))
-    """All other stages: one image a family of models and accelerator. An empty one is not offered."""
+    """All other stages: one image a family of models and accelerator. Jobs wait where it is empty, as for Ascend, whose
+    image is built where its base can be pulled: docker build -f images/wan2.1-ascend/Dockerfile ."""
 
 
 class Crds(Model):
@@ -135,6 +137,8 @@ class Rules(Model):
     """auto: when the cluster knows PrometheusRule; always; never."""
     labels: Strings = Field(default_factory=dict)
     """Labels that Prometheus selects by."""
+    runbook_url: str = Field(default=RUNBOOKS, pattern=r"^https?://\S*[^/\s]$")
+    """Where alerts say that their runbooks are: a folder with docs/runbooks, KinemaJobStalled.md and the others."""
 
 
 class Dashboards(Model):
@@ -177,8 +181,8 @@ class Values(Model):
     it."""
     pools: dict[Name, PoolSpec] = Field(default_factory=dict)
     """TrainingPools, by name: what TrainingPool.spec holds (`kubectl explain tpool.spec`, examples/pools). A pool that
-    leaves this list stays in the cluster until `kubectl delete tpool NAME`. For instance {cpu: {accelerator: cpu,
-    devicesPerNode: 1, perDevice: {cpu: 500m, memory: 3Gi}}}."""
+    leaves this list, or whose release is uninstalled, stays until `kubectl delete tpool NAME`. For instance {cpu:
+    {accelerator: cpu, devicesPerNode: 1, perDevice: {cpu: 500m, memory: 3Gi}}}."""
     operator: Operator = Field(default_factory=Operator)
     """The control loop."""
     server: Server = Field(default_factory=Server)

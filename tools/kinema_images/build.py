@@ -59,13 +59,21 @@ def selected(recipes: Mapping[str, Recipe], order: Order) -> list[Recipe]:
     return [item for item in recipes.values() if item.base in base.STAND_INS]
 
 
+def left_out(recipes: Mapping[str, Recipe], order: Order) -> list[Recipe]:
+    """What is not built, though everything was asked for: its base is not at hand."""
+    return [] if order.names else [item for item in recipes.values() if item.base not in base.STAND_INS]
+
+
 def build(order: Order, *, say: Callable[[str], None] = print) -> dict[str, Built]:
     """Build, hand over and record; returns what there is now."""
     paths.cache().mkdir(parents=True, exist_ok=True)
     with _alone(paths.cache() / "images.lock"):
         buildah = Buildah(root=paths.cache() / "buildah", say=say)
         buildah.share_cache(Path(os.environ.get("UV_CACHE_DIR") or paths.cache() / "uv-cache"))
-        chosen = selected(recipe.read_all(paths.REPOSITORY), order)
+        recipes = recipe.read_all(paths.REPOSITORY)
+        chosen = selected(recipes, order)
+        for item in left_out(recipes, order):
+            say(f"{item.name} is left out: it builds on {item.base}, which cannot be made here; --base-image names one")
         everything = recorded()
         if order.fresh and not order.base_image:
             for image in sorted({item.base for item in chosen}):

@@ -26,6 +26,8 @@ def names(order: build.Order) -> list[str]:
 
 def test_all_that_can_be_built_here() -> None:
     assert names(build.Order()) == ["stage", "wan"]
+    assert [item.name for item in build.left_out(RECIPES, build.Order())] == ["npu"]
+    assert build.left_out(RECIPES, build.Order(names=("wan",))) == []
 
 
 def test_only_what_is_named() -> None:
