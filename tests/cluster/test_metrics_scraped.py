@@ -160,7 +160,7 @@ def test_numbers_are_those_of_the_status(seen: Seen, second: Job) -> None:
     assert (price.labels["currency"], price.points[0][1]) == (PRICE["currency"], PRICE["deviceHour"])
 
 
-def test_the_sheets_of_the_page_can_be_drawn(seen: Seen, second: Job) -> None:
+def test_the_run_can_be_drawn(seen: Seen, second: Job) -> None:
     losses = seen.prometheus.over('kinema_train_loss{vtj="second"}', seen.span)
     last = max(found.points[-1][0] for found in losses)
     began = min(found.points[0][0] for found in seen.prometheus.over('kinema_job_info{vtj="second"}', seen.span))
@@ -170,5 +170,6 @@ def test_the_sheets_of_the_page_can_be_drawn(seen: Seen, second: Job) -> None:
     caption = f"{day}, of jobs of the toy model on two nodes of a local cluster, scraped by Prometheus"
     if os.environ.get("UPDATE_DOCS"):
         sheet.write(boards, seen.prometheus, seen.values, PICTURES, caption=caption)
-    for board, span in boards:
-        assert sheet.draw(board, seen.prometheus, span, seen.values, caption=caption).startswith(b"\x89PNG")
+        return
+    board, span = boards[1]
+    assert sheet.draw(board, seen.prometheus, span, seen.values, caption=caption).startswith(b"\x89PNG")
