@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
-from kinema_dashboards import files
-from kinema_dashboards.alerts import ALERTS, RUNBOOKS
+from kinema_chart.values import RUNBOOKS
+from kinema_dashboards import files, inventory, live
+from kinema_dashboards.alerts import ALERTS
 from kinema_dashboards.programs import Programs
+from kinema_dashboards.queries import filled, names
 from kinema_dashboards.rules import GROUPS, RECORDINGS
 
-from tests.prometheus.cases import FIRING, RECORDED, Firing, Recorded
+from tests.prometheus.cases import FIRING, RECORDED, SHOWN, UNKNOWN_ON_A_CPU, Firing, Recorded
 
 RULES = sorted((files.ROOT / "charts" / "kinema" / "files" / "rules").glob("*.yaml"))
 ORDER = [*GROUPS, "kinema-jobs-alerts", "kinema-alerts"]
@@ -34,6 +36,11 @@ def test_promtool_takes_the_rules(programs: Programs) -> None:
 def test_every_alert_and_every_rule_has_a_case() -> None:
     assert {case.alert for case in FIRING} == {alert.name for alert in ALERTS}
     assert {case.name for case in RECORDED} == {rule.name for rule in RECORDINGS}
+
+
+@pytest.mark.parametrize("case", [*FIRING, *RECORDED, *SHOWN], ids=lambda case: getattr(case, "alert", "") or case.name)
+def test_a_case_feeds_series_that_somebody_serves(case: Firing | Recorded) -> None:
+    assert {name for series in case.series for name in names(series)} <= inventory.known()
 
 
 def expected(case: Firing) -> dict[str, Any]:
@@ -75,6 +82,41 @@ def test_rules_record_what_they_say(programs: Programs, tmp_path: Path) -> None:
             "promql_expr_test": [{"expr": case.name, "eval_time": case.at, "exp_samples": samples(case)}],
         }
         for case in RECORDED
+    ]
+    run(programs, tmp_path, tests)
+
+
+OF_JOB, OF_FLEET = {"namespace": "team", "vtj": "wan"}, {"namespace": ".+"}
+
+
+def excused() -> set[str]:
+    """The queries of panels that a CPU cannot answer."""
+    known = {*live.EXCUSES, *UNKNOWN_ON_A_CPU}
+    asked = {query.expr for _, _, query in live.asked() if names(query.expr) <= known}
+    return {filled(expr, OF_JOB if "$vtj" in expr else OF_FLEET) for expr in asked}
+
+
+def test_what_no_cpu_can_show_has_a_case() -> None:
+    assert {case.name for case in SHOWN} == excused()
+
+
+def test_panels_show_what_only_accelerators_say(programs: Programs, tmp_path: Path) -> None:
+    tests = [
+        {
+            "name": case.name,
+            "interval": "1m",
+            "input_series": [{"series": name, "values": values} for name, values in case.series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": case.name,
+                    "eval_time": case.at,
+                    "exp_samples": [
+                        {"labels": f"{{{labels}}}", "value": value} for labels, value in case.samples.items()
+                    ],
+                }
+            ],
+        }
+        for case in SHOWN
     ]
     run(programs, tmp_path, tests)
 

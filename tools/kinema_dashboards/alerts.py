@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-RUNBOOKS = "https://kinema.dev/docs/runbooks"
+from kinema_chart.values import RUNBOOKS
+
 _JOB = "{{ $labels.namespace }}/{{ $labels.vtj }}"
 
 
