@@ -106,6 +106,17 @@ def test_doctor_before_an_operator_runs(plane: ControlPlane, kinema: Run) -> Non
     assert found["operator"]["verdict"] == found["server"]["verdict"] == "FAIL"
 
 
+def test_the_way_to_the_server_leads_through_the_api_server(kinema: Run) -> None:
+    """By its certificates, and with the user's; there is no server at the end of it."""
+    kinema("submit", EXAMPLE)
+    refused = kinema("loss", "wan-1-3b")
+    assert refused.returncode == 1
+    assert "kubectl create token" in refused.stderr, "a client certificate is no token"
+    done = kinema("loss", "wan-1-3b", "--token", "mine", "--system-namespace", "default")
+    assert done.returncode == 1
+    assert done.stderr.startswith("kinema: the server says: ") and '"kinema-server" not found (404)' in done.stderr
+
+
 def test_a_plan_over_the_clusters_pools(plane: ControlPlane, kinema: Run, namespace: str) -> None:
     pool = yaml.safe_load((ROOT / "examples" / "pools" / "nvidia-8gpu.yaml").read_text())
     pool["metadata"]["name"] = namespace
