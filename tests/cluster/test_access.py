@@ -136,8 +136,8 @@ def test_foreign_tokens_post_nothing(server: Server, training: Job, stranger: Ku
     for what, (token, wanted) in refused.items():
         status, answer = server.ask("POST", progress_path(training), token=token, body=POST)
         assert status == wanted, (what, status, answer)
-        assert answer["kind"] == "Status", what
-        assert answer["message"], what
+        assert answer["status"] == wanted, what
+        assert answer["detail"], what
 
 
 def test_a_pod_speaks_for_no_other_attempt_stage_or_job(server: Server, training: Job, wan: Job) -> None:
@@ -164,7 +164,7 @@ def test_no_token_reads_nothing(server: Server, training: Job) -> None:
         assert server.ask("GET", path, token=token_of(training.kubectl, pod_of(training)))[0] == 401, path
         status, answer = server.ask("GET", path, token=account)
         assert status == 403, f"{path}: the default account may read no jobs"
-        assert "may not" in answer["message"]
+        assert "may not" in answer["detail"]
 
 
 def test_who_may_read_jobs_reads_them(server: Server, training: Job) -> None:
