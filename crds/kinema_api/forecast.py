@@ -114,9 +114,7 @@ def forecast(spec: JobSpec, pools: Mapping[str, PoolSpec], pace: Pace) -> Foreca
     sizes = fit.check(model, train, video, place)
     need = fit.needed(model, train, sizes=sizes, passes=fit.works(model, train, video), place=place)
     step = _step(model, train, video, sizes)
-    seconds, told = _seconds(pace, pool, train, work=step.operations, devices=place.world)
-    whole = None if seconds is None else seconds * train.steps
-    hours, price = _bill(pool, whole, devices=place.world)
+    bill = _bill(pace, pool, train, work=step.operations, devices=place.world)
     return Forecast(
         model=model.name,
         stages=tuple(_stage(spec, stages, stage) for stage in pipeline(stages)),
@@ -134,13 +132,13 @@ def forecast(spec: JobSpec, pools: Mapping[str, PoolSpec], pace: Pace) -> Foreca
         tokens_per_step=step.tokens,
         tflop_per_step=step.operations / 1e12,
         steps=train.steps,
-        step_seconds=seconds,
-        seconds=whole,
-        pace=told,
-        accelerator_hours=hours,
-        cost=None if hours is None or price is None else hours * price,
+        step_seconds=bill.step_seconds,
+        seconds=bill.seconds,
+        pace=bill.pace,
+        accelerator_hours=bill.hours,
+        cost=bill.cost,
         currency=pool.prices.currency if pool.prices else "",
-        price_per_hour=None if price is None else price * place.world,
+        price_per_hour=bill.price_per_hour,
         notes=tuple(_notes(pool, stages)),
     )
 
@@ -179,6 +177,36 @@ def _stage(spec: JobSpec, stages: Stages, stage: Stage) -> StagePlan:
     return StagePlan(stage.value, pool_of(spec, stages, stage) or "", pods, devices)
 
 
+@dataclass(frozen=True, slots=True)
+class _Bill:
+    """The time of a training, and what it costs."""
+
+    step_seconds: float | None
+    pace: str
+    seconds: float | None
+    hours: float | None
+    """Of accelerators."""
+    price_per_hour: float | None
+    """Of all of them."""
+    cost: float | None
+
+
+def _bill(pace: Pace, pool: PoolSpec, train: TrainSettings, *, work: float, devices: int) -> _Bill:
+    step, told = _seconds(pace, pool, train, work=work, devices=devices)
+    seconds = None if step is None else step * train.steps
+    counted = pool.accelerator is not Accelerator.CPU
+    hours = seconds * devices / 3600 if counted and seconds is not None else None
+    price = pool.prices.device_hour if counted and pool.prices is not None else None
+    return _Bill(
+        step_seconds=step,
+        pace=told,
+        seconds=seconds,
+        hours=hours,
+        price_per_hour=None if price is None else price * devices,
+        cost=None if hours is None or price is None else hours * price,
+    )
+
+
 def _seconds(
     pace: Pace, pool: PoolSpec, train: TrainSettings, *, work: float, devices: int
 ) -> tuple[float | None, str]:
@@ -199,14 +227,6 @@ def _seconds(
 def _peak(pool: PoolSpec) -> peaks.Peak | None:
     """Of a pool's device, by the values of its selector and its description."""
     return peaks.peak_of(*pool.node_selector.values(), pool.description)
-
-
-def _bill(pool: PoolSpec, seconds: float | None, *, devices: int) -> tuple[float | None, float | None]:
-    """Accelerator-hours, and the price of one."""
-    if pool.accelerator is Accelerator.CPU:
-        return None, None
-    hours = None if seconds is None else seconds * devices / 3600
-    return hours, None if pool.prices is None else pool.prices.device_hour
 
 
 def _notes(pool: PoolSpec, stages: Stages) -> list[str]:
