@@ -48,7 +48,12 @@ def _memory(found: Forecast) -> str:
 
 def _step(found: Forecast) -> str:
     took = f", {found.step_seconds:.3g} s" if found.step_seconds is not None else ""
-    return f"{plural(found.samples_per_step, 'clip')} of {found.clip}, {found.tflop_per_step:,.0f} TFLOP{took}"
+    return f"{plural(found.samples_per_step, 'clip')} of {found.clip}, {_rounded(found.tflop_per_step)} TFLOP{took}"
+
+
+def _rounded(number: float) -> str:
+    """Whole where it is large, else three digits: a toy's step is no 0 TFLOP."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _time(found: Forecast) -> str:

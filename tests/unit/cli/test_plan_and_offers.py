@@ -57,6 +57,11 @@ def test_the_plan_over_the_clusters_pools(api: FakeApi, kinema: Kinema, tmp_path
     assert api.sent("POST") == [], "nothing is created"
 
 
+def test_a_toy_takes_more_than_nothing(kinema: Kinema) -> None:
+    said = kinema("plan", EXAMPLES / "wan-job.yaml", "--pool-file", EXAMPLES / "pools" / "cpu.yaml").out
+    assert " TFLOP" in said and " 0 TFLOP" not in said
+
+
 def test_a_job_that_does_not_fit_is_refused_with_what_does(kinema: Kinema, tmp_path: Path) -> None:
     big = yaml.safe_load(JOB.read_text())
     big["spec"]["model"] = {"name": "wan2.1-t2v-14b", "weights": {"uri": "pvc://models/Wan2.1-T2V-14B-Diffusers"}}
