@@ -61,6 +61,10 @@ crds: setup ## Write the CRDs from the models, and the chart's values, schema an
 	kinema-crds crds
 	$(PY) tools/chart_sync.py
 
+.PHONY: docs
+docs: setup ## Write the reference of the resources and the drawing of the architecture
+	tools/docs
+
 .PHONY: dashboards
 dashboards: setup ## Write dashboards, rules and the pages about metrics and alerts from their Python
 	tools/dashboards
@@ -86,6 +90,10 @@ cluster-down: setup ## Stop the local Kubernetes and leave nothing of it behind
 .PHONY: test-unit
 test-unit: setup ## Unit tests, under three minutes
 	$(PYTEST) -n 2 tests/unit
+
+.PHONY: test-stages
+test-stages: setup ## Stages that encode, train, export and sample with a toy model, in the process of the test
+	$(PYTEST) -n 2 tests/stages
 
 .PHONY: test-coverage
 test-coverage: export COVERAGE_FILE := $(KINEMA_CACHE)/coverage
@@ -126,7 +134,8 @@ test-cluster: programs images ## Against the full local cluster, with real conta
 	$(PYTEST) -m "not slow" tests/cluster
 
 .PHONY: test
-test: lint test-unit test-coverage test-parity test-chart test-prometheus test-local test-controlplane test-cluster ## All that must pass before a change lands
+test: lint test-unit test-coverage test-stages test-parity test-chart test-prometheus test-local test-controlplane \
+	test-cluster ## All that must pass before a change lands
 
 .PHONY: test-all
 test-all: test test-mutation ## `test`, and the slow tests too
@@ -135,7 +144,8 @@ test-all: test test-mutation ## `test`, and the slow tests too
 ##@ Benchmarks
 .PHONY: bench
 bench: setup ## Every benchmark, one JSON line each; on a quiet machine
-	missed=0; for name in train_overhead checkpoint_blocking packing data_wait encode reconcile_latency operator_memory; do \
+	missed=0; for name in train_overhead checkpoint_blocking packing data_wait encode reconcile_latency operator_memory \
+			control_plane_start; do \
 		$(PY) -m bench.$$name || missed=1; done; exit $$missed
 
 ##@ Cleaning

@@ -17,7 +17,7 @@ import pytest
 from kinema_api.exits import Exit, Termination
 from kinema_api.stage import TrainConfig
 
-from tests.unit.trainer.conftest import make_engine, make_weights
+from tests.engine import make_engine, make_weights
 from tests.waiting import until
 
 STALL, STEPS = 10, 60

@@ -23,8 +23,8 @@ from kinema_trainer.optim import lora
 from kinema_trainer.parallel.mesh import Mesh
 from kinema_trainer.stages import export
 
+from tests.engine import SPEC, Engine, Train, engine, train, weights
 from tests.fresh import fresh_environment
-from tests.unit.trainer.conftest import SPEC, Engine, Train, engine, train, weights
 
 __all__ = ["engine", "train", "weights"]
 

@@ -15,7 +15,7 @@ from kinema_trainer.device import Device
 from kinema_trainer.planning import fitting
 from kinema_trainer.stages import train
 
-from tests.unit.trainer.conftest import Engine
+from tests.engine import Engine
 
 pytestmark = pytest.mark.unit
 

@@ -14,7 +14,7 @@ from kinema_api.recompute import Recompute, RecomputeMode
 from kinema_trainer import tiny
 from kinema_trainer.models import kernels, recompute
 
-from tests.unit.trainer.conftest import SPEC
+from tests.engine import SPEC
 
 
 class Block(nn.Module):

@@ -22,7 +22,7 @@ from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.optim import lora
 from kinema_trainer.parallel.mesh import Mesh
 
-from tests.unit.trainer.conftest import SPEC
+from tests.engine import SPEC
 
 SETTINGS = Lora(enabled=True, rank=4, alpha=8)
 

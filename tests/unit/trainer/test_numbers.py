@@ -30,7 +30,7 @@ from kinema_trainer.numbers.reports import Step as Report
 from kinema_trainer.numbers.wish import Wish, lay
 from kinema_trainer.timing import Phase
 
-from tests.unit.trainer.conftest import Engine
+from tests.engine import Engine
 
 pytestmark = pytest.mark.unit
 

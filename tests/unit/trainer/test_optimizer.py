@@ -10,7 +10,7 @@ from kinema_api.settings import Optimizer
 from kinema_trainer import tiny
 from kinema_trainer.optim.optimizer import MOMENTS, Average, clip, create_moments, make_optimizer
 
-from tests.unit.trainer.conftest import SPEC
+from tests.engine import SPEC
 
 
 def test_only_matrices_decay() -> None:

@@ -32,7 +32,7 @@ from kinema_trainer.checkpoints.weights import (
 from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.stages import convert
 
-from tests.unit.trainer.conftest import CONVERTED, Engine
+from tests.engine import CONVERTED, Engine
 
 FILE = "diffusion_pytorch_model.safetensors"
 

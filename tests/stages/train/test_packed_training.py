@@ -19,8 +19,8 @@ from kinema_trainer.data import feed
 from kinema_trainer.data.shards import EMPTY_TEXT, Sample, Sidecar, dump_tensor, shard_name, sidecar_name, write_shard
 from kinema_trainer.planning.calibration import Calibration, passes
 
-from tests.unit.trainer.conftest import Engine, Train
-from tests.unit.trainer.test_training import before_pass
+from tests.engine import Engine, Train
+from tests.stages.train.test_training import before_pass
 
 pytestmark = pytest.mark.unit
 

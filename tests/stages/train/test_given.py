@@ -24,8 +24,8 @@ from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.objectives import conditions
 from kinema_trainer.stages import export
 
-from tests.unit.trainer.conftest import FEATURES, SPEC, Engine, Train, make_engine
-from tests.unit.trainer.test_training import lines, trained
+from tests.engine import FEATURES, SPEC, Engine, Train, make_engine
+from tests.stages.train.test_training import lines, trained
 
 TEXT = 512
 """Diffusers takes what comes before the last 512 tokens for those of the image."""
@@ -122,7 +122,7 @@ def test_the_first_loss_is_that_of_diffusers_model(
     monkeypatch: pytest.MonkeyPatch,
     task: Task,
 ) -> None:
-    monkeypatch.setattr("tests.unit.trainer.conftest.SPEC", model_of(task))
+    monkeypatch.setattr("tests.engine.SPEC", model_of(task))
     weights = pipelines(task)
     engine = engine_of(task, tmp_path / "workspace", weights)
     masks = Masks(quarter_head=1) if task is Task.V2V else Masks()
@@ -162,7 +162,7 @@ def test_the_first_loss_is_that_of_diffusers_model(
 def test_what_is_trained_loads_in_diffusers(
     tmp_path: Path, pipelines: Callable[[Task], Path], train: Train, monkeypatch: pytest.MonkeyPatch, task: Task
 ) -> None:
-    monkeypatch.setattr("tests.unit.trainer.conftest.SPEC", model_of(task))
+    monkeypatch.setattr("tests.engine.SPEC", model_of(task))
     weights = pipelines(task)
     engine = engine_of(task, tmp_path / "workspace", weights)
     config = engine.config(steps=1).model_copy(update={"task": task})

@@ -26,8 +26,8 @@ from kinema_trainer.evaluation.judging import Bench, make_judge
 from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.parallel.mesh import Mesh
 
-from tests.unit.trainer.conftest import FEATURES, SPEC, Engine, Train
-from tests.unit.trainer.test_training import lines, losses, trained
+from tests.engine import FEATURES, SPEC, Engine, Train
+from tests.stages.train.test_training import lines, losses, trained
 
 KEYS = [f"clip-{number}" for number in range(1000)]
 SIGMAS = [0.0625, 0.1875, 0.3125, 0.4375, 0.5625, 0.6875, 0.8125, 0.9375]

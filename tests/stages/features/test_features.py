@@ -26,7 +26,7 @@ from kinema_trainer.encoding.work import ShardEncoder, order
 from kinema_trainer.stages import features
 
 from tests.s3.bucket import at, object_store, secret
-from tests.unit.features import harness
+from tests.stages.features import harness
 from tests.waiting import until
 
 FOLDER = "artifacts/features/features0"

@@ -35,12 +35,12 @@ from kinema_stage.stages import check
 from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer.data.shards import EMPTY_TEXT
 
-from tests.unit.features import harness
-from tests.unit.features.test_sample import context as sampling
+from tests.engine import Engine, make_engine
+from tests.stages.features import harness
+from tests.stages.features.test_sample import context as sampling
 from tests.unit.stage.support import captioned, check_config, context_of, prepare_config
-from tests.unit.trainer.conftest import Engine, make_engine
 
-DOCS = Path(__file__).parents[3] / "docs" / "local.md"
+DOCS = Path(__file__).parents[2] / "docs" / "local.md"
 
 
 @dataclass(frozen=True)

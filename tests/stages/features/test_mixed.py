@@ -19,7 +19,7 @@ from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer.data.shards import ShardIndex
 from kinema_trainer.encoding.encoders import Encoders
 
-from tests.unit.features import harness
+from tests.stages.features import harness
 
 pytestmark = pytest.mark.unit
 

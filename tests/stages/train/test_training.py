@@ -35,7 +35,7 @@ from kinema_trainer.checkpoints.weights import read_config, read_into
 from kinema_trainer.models.wan import ADAPTER
 from kinema_trainer.stages import export
 
-from tests.unit.trainer.conftest import Engine, Train
+from tests.engine import Engine, Train
 from tests.waiting import until
 
 

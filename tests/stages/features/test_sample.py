@@ -29,7 +29,7 @@ from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer import tiny
 from kinema_trainer.stages import sample
 
-from tests.unit.features import harness
+from tests.stages.features import harness
 
 RUN = "jobs/t/job-uid-1"
 FOLDER = f"{RUN}/samples"

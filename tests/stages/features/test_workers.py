@@ -14,7 +14,7 @@ from kinema_stage.clips import Clip
 from kinema_stage.workspace import FolderWorkspace
 from kinema_trainer.data.shards import ShardIndex
 
-from tests.unit.features import harness
+from tests.stages.features import harness
 from tests.waiting import until
 
 FOLDER = "artifacts/features/features0"
