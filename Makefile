@@ -133,9 +133,10 @@ test-local: setup ## The whole pipeline as processes: on this machine's disk, an
 test-cluster: programs images ## Against the full local cluster, with real containers
 	$(PYTEST) -m "not slow" tests/cluster
 
+SHORT_TESTS := $(addprefix test-,unit coverage stages parity chart prometheus local controlplane cluster)
+
 .PHONY: test
-test: lint test-unit test-coverage test-stages test-parity test-chart test-prometheus test-local test-controlplane \
-	test-cluster ## All that must pass before a change lands
+test: lint $(SHORT_TESTS) ## All that must pass before a change lands
 
 .PHONY: test-all
 test-all: test test-mutation ## `test`, and the slow tests too
