@@ -223,8 +223,8 @@ def main() -> int:
     """Run as a program."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--processes", type=int, default=1, help="training processes; above 1 both sides use FSDP2")
-    parser.add_argument("--turns", type=int, default=10, help="turns of each side")
-    parser.add_argument("--steps", type=int, default=8, help="measured steps of a turn")
+    parser.add_argument("--turns", type=int, default=30, help="turns of each side")
+    parser.add_argument("--steps", type=int, default=4, help="measured steps of a turn")
     parser.add_argument("--threads", type=int, help="of each process; as many as the cores allow when left out")
     options = parser.parse_args()
     threads = options.threads or cpu_threads(options.processes)
