@@ -38,7 +38,7 @@ def train(folder: Path) -> None:
     arguments = TrainingArguments(
         output_dir=str(folder), max_steps=STEPS, logging_steps=1, report_to="none", use_cpu=True, save_strategy="no"
     )
-    Trainer(model=Model(), args=arguments, train_dataset=data).train()  # type: ignore[no-untyped-call]
+    Trainer(model=Model(), args=arguments, train_dataset=data).train()
 
 
 async def test_transformers_own_trainer_shows_its_progress(

@@ -271,8 +271,17 @@ def test_metrics_are_served_and_a_taken_port_is_no_failure(caplog: pytest.LogCap
         unused.bind(("127.0.0.1", 0))
         port = str(unused.getsockname()[1])
     first = Progress(Stage.TRAIN, environment={ENV_METRICS_PORT: port})
-    numbers = {"loss": 0.5, "step": 3, "forward_seconds": 2, "tflops_per_second": 1.5, "reward": 7, "text": "x",
-               "validation_loss": 0.3, "validation_loss_at_0625": 0.2, "memory_planned_bytes": 4e9}  # fmt: skip
+    numbers: dict[str, float | int | str] = {
+        "loss": 0.5,
+        "step": 3,
+        "forward_seconds": 2,
+        "tflops_per_second": 1.5,
+        "reward": 7,
+        "text": "x",
+        "validation_loss": 0.3,
+        "validation_loss_at_0625": 0.2,
+        "memory_planned_bytes": 4e9,
+    }
     first.report(done=3, total=8, eta_seconds=60, metrics=numbers, ranks={"memory_peak_bytes": (1e9, 2e9)})
     second = Progress(Stage.TRAIN, environment={ENV_METRICS_PORT: port})
     second.report(done=1, total=8)
