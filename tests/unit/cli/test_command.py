@@ -153,6 +153,8 @@ def test_a_real_ctrl_c_detaches(api: FakeApi) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever starts tests in the background has them ignore SIGINT; a terminal never does.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert watched.wait(timeout=60)
     process.send_signal(signal.SIGINT)
