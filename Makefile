@@ -107,7 +107,7 @@ test-mutation: setup ## Tests of `plan` and `decide` must see 90 % of all small 
 
 .PHONY: test-chart
 test-chart: programs ## What the chart renders and refuses
-	$(PYTEST) tests/chart
+	$(PYTEST) -n 2 --dist loadfile tests/chart
 
 .PHONY: test-prometheus
 test-prometheus: setup ## Rules by promtool; a real Prometheus has data for every panel
@@ -119,7 +119,7 @@ test-parity: setup ## Layouts train as one process does; the other layouts, and 
 
 .PHONY: test-controlplane
 test-controlplane: programs ## Against a real API server without nodes
-	$(PYTEST) -m "not slow" tests/controlplane
+	$(PYTEST) -n 2 --dist loadfile -m "not slow" tests/controlplane
 
 .PHONY: test-faults
 test-faults: programs ## The operator killed a hundred times, two leaders, an API server that fails: about nine minutes

@@ -29,7 +29,7 @@ from tests.cluster.outcome import about, judge
 from tests.cluster.witness import Witness
 from tests.waiting import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 EXAMPLE, POOL = ROOT / "examples" / "wan-mixed.yaml", POOLS / "cpu-pair.yaml"
 STEPS, INTERVAL, MIDDLE = 60, 10, 25
