@@ -219,9 +219,12 @@ def _size(spec: Raw) -> Raw:
 
 
 def essence(item: Raw) -> Raw:
-    """An object without what changes all the time and decides nothing: its version, and the server's progress."""
+    """An object without what changes all the time and decides nothing: its version, and how far a stage says it is.
+
+    That an attempt says so at all is kept: from then on the job is known to move.
+    """
     metadata = {key: value for key, value in item["metadata"].items() if key != "resourceVersion"}
-    status = {
-        key: value for key, value in (item.get("status") or {}).items() if key not in ("progress", "lastReconcileTime")
-    }
+    status = {key: value for key, value in (item.get("status") or {}).items() if key != "lastReconcileTime"}
+    if told := status.get("progress"):
+        status["progress"] = {key: told.get(key) for key in ("stage", "attempt")}
     return {**item, "metadata": metadata, "status": status}

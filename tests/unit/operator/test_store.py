@@ -75,6 +75,15 @@ def test_progress_alone_is_kept_but_is_no_news() -> None:
     assert found["status"]["progress"]["percentage"] == 4
 
 
+def test_the_first_progress_of_an_attempt_is_news() -> None:
+    store = Store()
+    for version, told in enumerate(
+        ({}, {"stage": "features", "attempt": 1}, {"stage": "train", "attempt": 1}, {"stage": "train", "attempt": 2})
+    ):
+        status: Raw = {"phase": "Running", **({"progress": {**told, "percentage": version}} if told else {})}
+        assert store.put(VIDEO_TRAINING_JOBS, job(version=10 + version, status=status)), told
+
+
 @pytest.mark.parametrize(
     "change",
     [
