@@ -94,11 +94,13 @@ def test_a_frozen_rank_is_found_named_and_survived(tmp_path: Path) -> None:
     assert end.seconds["lost"] >= STALL - 1
     assert not frozen.is_running() or frozen.status() == psutil.STATUS_ZOMBIE
 
-    second = Stage(tmp_path, config.model_copy(update={"attempt": 2}))
+    # The short limit was for the frozen one: a busy machine may well take as long for a step.
+    patient = config.settings.model_copy(update={"stall_seconds": 300})
+    second = Stage(tmp_path, config.model_copy(update={"attempt": 2, "settings": patient}))
     try:
         end = second.end(300)
     finally:
         second.kill()
-    assert (end.code, end.counts["steps"]) == (Exit.OK, STEPS), end.message
+    assert (end.code, end.counts.get("steps")) == (Exit.OK, STEPS), end.message
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, STEPS + 1))
     assert (end.seconds["lost"], end.log_tail) == (0, "")
