@@ -53,10 +53,16 @@ def test_a_job_is_looked_at_when_it_appears_changes_and_goes() -> None:
     assert informed.store.job("u-1") is None
 
 
-def test_the_servers_progress_makes_nobody_look() -> None:
+def test_only_the_first_progress_of_an_attempt_makes_somebody_look() -> None:
     informed = Informed()
     informed.note(VIDEO_TRAINING_JOBS, job())
-    assert informed.note(VIDEO_TRAINING_JOBS, job(version=11, status={"progress": {"percentage": 1}})) == []
+
+    def told(version: int, percentage: int) -> list[str]:
+        progress = {"stage": "train", "attempt": 1, "percentage": percentage}
+        return informed.note(VIDEO_TRAINING_JOBS, job(version=version, status={"progress": progress}))
+
+    assert told(11, 1) == ["u-1"]
+    assert told(12, 2) == []
 
 
 @pytest.mark.parametrize(("resource", "kind"), [(JOBS, "Job"), (PYTORCH_JOBS, "PyTorchJob")])
