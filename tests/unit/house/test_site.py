@@ -99,7 +99,6 @@ class Loaded(HTMLParser):
 
 
 def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    pytest.importorskip("mkdocs")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(
         [*command, "--config-file", str(SETTINGS)], cwd=tmp_path, capture_output=True, text=True, timeout=120
